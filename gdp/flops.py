@@ -1,0 +1,66 @@
+"""FLOPs of a network as fvcore counts them: in eval mode, one fused multiply-add being one FLOP."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from gdp.errors import GDPError
+from gdp.export import as_inputs, mode_of
+
+
+class _FlatOutput(nn.Module):
+    """fvcore's tracer takes tensors and tuples only; dicts of outputs are flattened for it."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *inputs: Any) -> tuple[Any, ...]:
+        return tuple(leaf for leaf in tree_leaves(self.net(*inputs)) if isinstance(leaf, torch.Tensor))
+
+
+@contextmanager
+def _same_hooks(model: nn.Module) -> Iterator[None]:
+    """fvcore leaves its hooks behind when tracing fails."""
+    kept = [(m, m._forward_hooks.copy(), m._forward_pre_hooks.copy()) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for module, hooks, pre_hooks in kept:
+            module._forward_hooks, module._forward_pre_hooks = hooks, pre_hooks
+
+
+def count_flops(model: nn.Module, example_inputs: Any) -> int:
+    """FLOPs of one forward pass, counted by fvcore. The network is left as it was.
+
+    Raises:
+        GDPError: fvcore can't trace the network.
+
+    >>> count_flops(nn.Conv2d(3, 8, 3, bias=False), torch.zeros(1, 3, 6, 6))
+    3456
+    """
+    with mode_of(model, training=False), torch.no_grad(), _same_hooks(model):
+        analysis = FlopCountAnalysis(_FlatOutput(model).eval(), as_inputs(example_inputs))
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
+        try:
+            return int(analysis.total())
+        except Exception as error:
+            raise GDPError(
+                f"fvcore can't count the FLOPs of {type(model).__name__}: {type(error).__name__}: "
+                f"{str(error).strip().splitlines()[0] if str(error).strip() else error!r}. "
+                "Prune a part of the network that torch.jit.trace can follow: GDPCallback(module=...)."
+            ) from error
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of elements of all parameters, shared ones counted once."""
+    return sum(p.numel() for p in model.parameters())

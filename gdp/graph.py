@@ -1,0 +1,152 @@
+"""ChannelGraph: the channel groups of a network, what they touch, what is frozen and why, and what channels cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gdp.errors import GDPError
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One dimension of a parameter or buffer that carries a group; `index` has shape (channels, slots per channel)."""
+
+    tensor: str
+    dim: int
+    index: Tensor
+
+    @property
+    def module(self) -> str:
+        """Name of the module that holds the tensor; the tensor's own name where it hangs on the network itself."""
+        return self.tensor.rpartition(".")[0] or self.tensor
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that can go one by one; a channel takes its slots out of every tensor of the group.
+
+    Attributes:
+        name: the first conv or linear that produces the channels.
+        size: number of channels.
+        tensors: every axis that is cut along.
+        reads: the axes among them on which a conv or linear reads the channels; this is where gates sit.
+    """
+
+    name: str
+    size: int
+    tensors: tuple[Axis, ...]
+    reads: tuple[Axis, ...]
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """Names of the convs and linears that read the group."""
+        return tuple(dict.fromkeys(axis.module for axis in self.reads))
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Channels that must stay: the layer that makes them, how many, and why."""
+
+    name: str
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class FlopModel:
+    """FLOPs of the network, as fvcore counts them, as a function of the open channels of every group.
+
+    `F = const + sum_t coef_t * n(row_t) * n(col_t)`, where `n(a) = offset_a + sum_g mult_ag * open_g` is what is left
+    of axis a. Bilinear in the open counts, as in GDP (arXiv 2109.02220); everything is an exact integer.
+    """
+
+    const: int
+    coef: Tensor  # (terms,)
+    row: Tensor  # (terms,) axis of every term
+    col: Tensor
+    offset: Tensor  # (axes,) entries that always stay
+    axis: Tensor  # (links,) axis, group and multiplicity of every link
+    group: Tensor
+    mult: Tensor
+    sizes: Tensor  # (groups,)
+
+    def lengths(self, opened: Tensor) -> Tensor:
+        """What is left of every axis, shape (axes,)."""
+        return self.offset.index_add(0, self.axis, self.mult * opened[self.group])
+
+    def count(self, opened: Tensor) -> int:
+        """FLOPs with `opened` channels left per group, shape (groups,), int64."""
+        n = self.lengths(opened)
+        return self.const + int((self.coef * n[self.row] * n[self.col]).sum())
+
+    def marginal(self, opened: Tensor) -> Tensor:
+        """FLOPs one channel of every group carries at these counts, shape (groups,), float64."""
+        n = self.lengths(opened)
+        by_axis = torch.zeros(len(n), dtype=torch.float64)
+        by_axis.index_add_(0, self.row, (self.coef * n[self.col]).double())
+        by_axis.index_add_(0, self.col, (self.coef * n[self.row]).double())
+        return torch.zeros(len(self.sizes), dtype=torch.float64).index_add_(
+            0, self.group, self.mult * by_axis[self.axis]
+        )
+
+    @property
+    def dense(self) -> int:
+        """FLOPs with every channel open."""
+        return self.count(self.sizes)
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """What can be cut in a network.
+
+    Attributes:
+        groups: the channel groups, in the order in which the network makes them.
+        frozen: the channels that must stay, with the reason in words.
+        flops: FLOPs of one forward pass of the example input, from open counts.
+        shapes: dense shape of every parameter and buffer.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    frozen: tuple[Frozen, ...]
+    flops: FlopModel
+    shapes: dict[str, tuple[int, ...]]
+
+    def __getitem__(self, name: str) -> ChannelGroup:
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise GDPError(f"There is no channel group {name!r}; the groups are: {', '.join(g.name for g in self.groups)}.")
+
+    def opened(self, closed: dict[str, Sequence[int]]) -> Tensor:
+        """Open channels per group when the channels `closed[name]` are gone, shape (groups,)."""
+        return torch.tensor([g.size - len(set(closed.get(g.name, ()))) for g in self.groups], dtype=torch.long)
+
+    def freeze(self, names: Iterable[str], reason: str) -> ChannelGraph:
+        """Return the graph with these groups left alone."""
+        names = set(names)
+        keep = torch.tensor([g.name not in names for g in self.groups], dtype=torch.bool)
+        flops, link = self.flops, keep[self.flops.group]
+        stay = torch.where(link, 0, flops.mult * flops.sizes[flops.group])
+        renumber = keep.cumsum(0) - 1
+        fewer = replace(
+            flops,
+            offset=flops.offset.index_add(0, flops.axis, stay),
+            axis=flops.axis[link],
+            group=renumber[flops.group[link]],
+            mult=flops.mult[link],
+            sizes=flops.sizes[keep],
+        )
+        return replace(
+            self,
+            groups=tuple(g for g in self.groups if g.name not in names),
+            frozen=self.frozen + tuple(Frozen(g.name, g.size, reason) for g in self.groups if g.name in names),
+            flops=fewer,
+        )
+
+    def reasons(self) -> str:
+        """One line per frozen part, for messages."""
+        return "\n".join(f"  {f.name} ({f.channels} channels): {f.reason}" for f in self.frozen)

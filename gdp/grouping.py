@@ -1,0 +1,136 @@
+"""From tied units to channel groups: units that touch the same axes equally often form one group."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from gdp.graph import Axis, ChannelGraph, ChannelGroup, FlopModel, Frozen
+from gdp.labels import STAY
+from gdp.walk import Walk
+
+
+def group_channels(walk: Walk) -> ChannelGraph:
+    """Turn what a walk collected into a ChannelGraph."""
+    root, reasons = walk.units.resolve()
+    axes = {key: root[vector] for key, vector in walk.axes.items()}
+    terms = [(t.coef, *(v if v is None else root[v] for v in (t.rows, t.cols))) for t in walk.flops]
+    loose = [v for _, *vectors in terms for v in vectors if v is not None]
+
+    cls = _refine(len(root), [*axes.values(), *loose])
+    read = torch.zeros(len(root), dtype=torch.bool)
+    for key in walk.readers:
+        read[axes[key]] = True
+    met = torch.zeros(len(root), dtype=torch.bool)
+    for vector in axes.values():
+        met[vector] = True
+    stay = torch.zeros(len(root), dtype=torch.bool)
+    stay[[STAY, *reasons]] = True
+    free = torch.nonzero(met & read & ~stay).flatten()
+
+    # groups in order of their first unit, units in order of their label
+    _, member = torch.unique(cls[free], return_inverse=True)
+    first = torch.full((int(member.max()) + 1 if len(free) else 0,), len(root)).scatter_reduce(0, member, free, "amin")
+    order = torch.argsort(first)
+    rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+    member = rank[member] if len(free) else member
+    sizes = torch.bincount(member, minlength=len(order))
+    group_of = torch.full((len(root),), -1).scatter_(0, free, member)
+    seat = torch.zeros(len(root), dtype=torch.long)
+    for g in range(len(order)):
+        seat[free[member == g]] = torch.arange(int(sizes[g]))
+
+    touched: list[list[tuple[tuple[str, int], Axis]]] = [[] for _ in range(len(order))]
+    for key, vector in axes.items():
+        owner = group_of[vector]
+        for g in torch.unique(owner[owner >= 0]).tolist():
+            slots = torch.nonzero(owner == g).flatten()
+            slots = slots[torch.argsort(seat[vector[slots]], stable=True)]
+            touched[g].append((key, Axis(key[0], key[1], slots.view(int(sizes[g]), -1))))
+
+    names = _names([[key for key, _ in axes_of] for axes_of in touched], walk)
+    groups = tuple(
+        ChannelGroup(
+            name=names[g],
+            size=int(sizes[g]),
+            tensors=tuple(axis for _, axis in touched[g]),
+            reads=tuple(axis for key, axis in touched[g] if key in walk.readers),
+        )
+        for g in range(len(order))
+    )
+    frozen = _frozen(walk, axes, met & ~read & ~stay, reasons)
+    return ChannelGraph(groups, frozen, _flop_model(terms, group_of, sizes), dict(walk.shapes))
+
+
+def _refine(n: int, vectors: list[Tensor]) -> Tensor:
+    """Two units get the same class iff they occur equally often in every vector (partition refinement)."""
+    cls = torch.zeros(n, dtype=torch.long)
+    classes = 1
+    for vector in vectors:
+        units, counts = torch.unique(vector, return_counts=True)
+        _, inverse = torch.unique(cls[units] * (int(counts.max()) + 1) + counts, return_inverse=True)
+        cls[units] = classes + inverse
+        classes += int(inverse.max()) + 1
+    return cls
+
+
+def _names(touched: list[list[tuple[str, int]]], walk: Walk) -> list[str]:
+    """A group is named after its first producer; later groups of the same producer get a number."""
+    seen: Counter[str] = Counter()
+    names = []
+    for keys in touched:
+        tensor = next((t for t, d in keys if (t, d) in walk.producers), keys[0][0])
+        name = tensor.rpartition(".")[0] or tensor
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}:{seen[name]}")
+    return names
+
+
+def _frozen(walk: Walk, axes: dict[tuple[str, int], Tensor], unread: Tensor, reasons: dict[int, str]) -> tuple[Frozen, ...]:
+    """What every conv and linear makes that must stay, counted per reason."""
+    rows = []
+    for key, vector in axes.items():
+        if key not in walk.producers:
+            continue
+        counts: Counter[str] = Counter()
+        for unit in vector.tolist():
+            if unit in reasons:
+                counts[reasons[unit]] += 1
+            elif unread[unit]:
+                counts["no conv or linear reads it"] += 1
+        name = key[0].rpartition(".")[0] or key[0]
+        rows += [Frozen(name, channels, reason) for reason, channels in counts.items()]
+    return tuple(rows)
+
+
+def _flop_model(terms: list, group_of: Tensor, sizes: Tensor) -> FlopModel:
+    const, coefs, rows, cols = 0, [], [], []
+    offsets, links = [1], []  # axis 0 is the constant 1
+    known: dict[int, int] = {}
+
+    def axis_of(vector: Tensor | None) -> int:
+        if vector is None:
+            return 0
+        if id(vector) not in known:
+            owner = group_of[vector]
+            known[id(vector)] = len(offsets)
+            groups, mult = torch.unique(owner[owner >= 0], return_counts=True)
+            links.extend((len(offsets), g, m // int(sizes[g])) for g, m in zip(groups.tolist(), mult.tolist(), strict=True))
+            offsets.append(int((owner < 0).sum()))
+        return known[id(vector)]
+
+    for coef, row, col in terms:
+        if row is None and col is None:
+            const += coef
+        else:
+            coefs.append(coef)
+            rows.append(axis_of(row))
+            cols.append(axis_of(col))
+
+    def column(values: list) -> Tensor:
+        return torch.tensor(values, dtype=torch.long)
+
+    axis, group, mult = (column(c) for c in zip(*links, strict=True)) if links else (column([]),) * 3
+    return FlopModel(const, column(coefs), column(rows), column(cols), column(offsets), axis, group, mult, sizes)

@@ -1,0 +1,152 @@
+"""Data movement: the very same operator runs on the labels; only what depends on fixed positions or sizes needs care."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from gdp.labels import STAY, Labels
+from gdp.walk import Call, Weight
+
+
+def move(call: Call) -> Any:
+    """Run the operator on label tensors (or on the coordinates of a weight) instead of on values."""
+    if any(isinstance(o, Labels) for o in call.operands()):
+        out = call.target(**{k: _full(call, v) for k, v in call.args.items()})
+        return [Labels.of(o) for o in out] if isinstance(out, list | tuple) else Labels.of(out)
+    weights = list(call.operands())
+    if len(weights) != 1 or not isinstance(weights[0], Weight):
+        return call.unknown(f"{call.where} joins several weights")
+    out = call.target(**{k: v.full() if isinstance(v, Weight) else v for k, v in call.args.items()})
+    name, exact = weights[0].name, weights[0].exact
+    parts = [Weight(name, tuple(o.shape), o, exact) for o in (out if isinstance(out, list | tuple) else [out])]
+    return parts if isinstance(out, list | tuple) else parts[0]
+
+
+def _full(call: Call, value: Any) -> Any:
+    if isinstance(value, list | tuple) and any(isinstance(v, Labels | Weight) for v in value):
+        return [_full(call, v) for v in value]
+    if isinstance(value, Weight):
+        call.walk.fix(value, f"{call.where} uses {value.name} as an activation")
+        return torch.full(value.shape, STAY)
+    return value.full() if isinstance(value, Labels) else value
+
+
+def keep(call: Call) -> Any:
+    """Copies, casts and changes of layout: labels pass as they are."""
+    return call.args.get("self", call.args.get("input"))
+
+
+def positional(call: Call) -> Any:
+    """Slices, selections and rolls at positions written in `forward`: along channels these can't follow a cut."""
+    source = call.args["self"]
+    out = move(call)
+    if isinstance(source, Labels):
+        dims = call.args.get("dim", call.args.get("dims"))
+        dims = [dims] if isinstance(dims, int) else (dims or range(len(source.shape)))
+        whole = call.op == "slice" and call.shape == source.shape
+        if not whole and any(source.varies(d) for d in dims):
+            call.freeze(source.ids, f"{call.where} takes channels at fixed positions")
+    return out
+
+
+def split(call: Call) -> Any:
+    """Equal parts lose the same channels, so that the same split of the smaller tensor gives the same parts."""
+    source = call.args["self"]
+    if not isinstance(source, Labels):
+        return move(call)
+    dim = call.args["dim"] % len(source.shape)
+    sizes = {shape[dim] for shape in call.outputs}
+    if source.varies(dim) and len(sizes) > 1:
+        call.freeze(source.ids, f"{call.where} splits channels into uneven parts")
+        return move(call)
+    if source.varies(dim):
+        parts = source.ids.unflatten(dim, (len(call.outputs), -1))
+        first = parts.select(dim, 0)
+        call.units.tie(first.unsqueeze(dim), parts, f"split together with channels that must stay in {call.where}")
+        return [Labels(first, shape) for shape in call.outputs]
+    return [Labels(source.ids, shape) for shape in call.outputs]
+
+
+def reshape(call: Call) -> Any:
+    """Views: where a channel dimension is split, every row of the outer factor loses the same channels."""
+    source = call.args["self"]
+    if not isinstance(source, Labels):
+        return move(call)
+    full = source.full().reshape(call.shape)
+    ids = Labels.of(full).ids
+    for dims_in, dims_out in _blocks(source.shape, call.shape):
+        before = [d for d in dims_in if source.varies(d)]
+        after = [d for d in dims_out if ids.shape[d] > 1]
+        if [source.shape[d] for d in dims_in] == [call.shape[d] for d in dims_out] or len(after) < 2:
+            continue
+        if len(before) > 1:
+            call.freeze(ids, f"{call.where} regroups channels")
+        for dim in after[:-1]:
+            first = ids.narrow(dim, 0, 1)
+            call.units.tie(first, ids, f"viewed together with channels that must stay in {call.where}")
+            ids = first
+    return Labels(ids, call.shape)
+
+
+def _blocks(a: tuple[int, ...], b: tuple[int, ...]) -> Iterator[tuple[list[int], list[int]]]:
+    """Pair the smallest runs of dimensions of `a` and `b` that hold the same number of elements."""
+    i = j = 0
+    while i < len(a) and j < len(b):
+        run_a, run_b, size_a, size_b = [i], [j], a[i], b[j]
+        i, j = i + 1, j + 1
+        while size_a != size_b:
+            if size_a < size_b:
+                run_a, size_a, i = [*run_a, i], size_a * a[i], i + 1
+            else:
+                run_b, size_b, j = [*run_b, j], size_b * b[j], j + 1
+        yield run_a, run_b
+
+
+def pad(call: Call) -> Any:
+    """Padding along positions keeps the labels; what is padded along channels is new and must stay."""
+    source = call.args["self"]
+    if not isinstance(source, Labels):
+        return call.unknown(f"{call.where} pads a weight")
+    amounts = list(call.args["pad" if "pad" in call.args else "padding"])
+    ids, ndim = source.ids, len(source.shape)
+    for k in range(0, len(amounts), 2):
+        dim, (low, high) = ndim - 1 - k // 2, amounts[k : k + 2]
+        if not source.varies(dim) or low == high == 0:
+            continue
+        constant = call.op == "constant_pad_nd" or call.args.get("mode") == "constant"
+        if min(low, high) < 0 or not constant:
+            call.freeze(ids, f"{call.where} takes channels at fixed positions")
+        flat = [0] * (2 * ndim)
+        flat[2 * (ndim - 1 - dim)], flat[2 * (ndim - 1 - dim) + 1] = low, high
+        ids = torch.constant_pad_nd(ids, flat, STAY)
+    return Labels(ids, call.shape)
+
+
+def pixel_shuffle(call: Call) -> Any:
+    """Every r*r channels become one: they go together."""
+    r2 = call["upscale_factor"] ** 2
+    return _regroup(call, lambda v: (v.view(-1, r2), v.view(-1, r2)[:, 0]))
+
+
+def pixel_unshuffle(call: Call) -> Any:
+    """Every channel becomes r*r."""
+    r2 = call["downscale_factor"] ** 2
+    return _regroup(call, lambda v: (v.view(-1, 1), v.repeat_interleave(r2)))
+
+
+def channel_shuffle(call: Call) -> Any:
+    """Position j of every group goes together."""
+    groups = call["groups"]
+    return _regroup(call, lambda v: (v.view(groups, -1).T, v.view(groups, -1)[0].repeat_interleave(groups)))
+
+
+def _regroup(call: Call, rule: Any) -> Any:
+    source = call.labels()
+    dim = 1 if call.op == "channel_shuffle" else len(source.shape) - 3
+    tied, out = rule(call.vector(source, dim))
+    call.units.tie(tied[:, :1], tied, f"shuffled together with channels that must stay in {call.where}")
+    return Labels.along(out, dim, call.shape)
+

@@ -1,0 +1,99 @@
+"""Plan: the frozen decision which channels go. Plain ints, the only thing that has to survive a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gdp.errors import GDPError
+from gdp.graph import ChannelGraph
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which channels of a network go, and so which entries of every tensor stay.
+
+    Attributes:
+        shapes: dense shape of every parameter and buffer.
+        closed: indices of the channels that go, per group.
+        keep: for every tensor that gets smaller, the kept indices along each dimension that is cut.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    closed: dict[str, tuple[int, ...]]
+    keep: dict[str, dict[int, tuple[int, ...]]]
+
+    @classmethod
+    def of(cls, graph: ChannelGraph, closed: Mapping[str, Sequence[int]]) -> Plan:
+        """Decide that `closed[group]` go.
+
+        Raises:
+            GDPError: no such group or channel, or a group would lose its last channel.
+        """
+        gone: dict[tuple[str, int], Tensor] = {}
+        for name, indices in closed.items():
+            group, index = graph[name], torch.as_tensor(sorted(set(indices)), dtype=torch.long)
+            if len(index) == 0:
+                continue
+            if int(index[0]) < 0 or int(index[-1]) >= group.size:
+                raise GDPError(f"Expected channel indices of {name!r} in [0, {group.size - 1}], but got {index.tolist()}.")
+            if len(index) == group.size:
+                raise GDPError(f"All {group.size} channels of {name!r} are closed; at least one has to stay.")
+            for axis in group.tensors:
+                mask = gone.setdefault(
+                    (axis.tensor, axis.dim), torch.zeros(graph.shapes[axis.tensor][axis.dim], dtype=torch.bool)
+                )
+                mask[axis.index[index].flatten()] = True
+        keep: dict[str, dict[int, tuple[int, ...]]] = {}
+        for (tensor, dim), mask in gone.items():
+            keep.setdefault(tensor, {})[dim] = tuple(torch.nonzero(~mask).flatten().tolist())
+        return cls(
+            dict(graph.shapes), {k: tuple(sorted(set(map(int, v)))) for k, v in closed.items() if len(v)}, keep
+        )
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Shape of a tensor once it is cut."""
+        kept = self.keep.get(tensor, {})
+        return tuple(len(kept[d]) if d in kept else n for d, n in enumerate(self.shapes[tensor]))
+
+    def under(self, prefix: str) -> Plan:
+        """The same plan for a network that is the child `prefix` of a larger one."""
+        if not prefix:
+            return self
+        named = [{f"{prefix}.{k}": v for k, v in d.items()} for d in (self.shapes, self.closed, self.keep)]
+        return Plan(*named)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers of strings and ints."""
+        return {
+            "shapes": {k: list(v) for k, v in self.shapes.items()},
+            "closed": {k: list(v) for k, v in self.closed.items()},
+            "keep": {k: {d: list(i) for d, i in dims.items()} for k, dims in self.keep.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Plan:
+        """Read back what `to_dict` wrote.
+
+        Raises:
+            GDPError: it is not a plan, or an index is out of range, repeated or out of order.
+        """
+        try:
+            plan = cls(
+                {str(k): tuple(map(int, v)) for k, v in data["shapes"].items()},
+                {str(k): tuple(map(int, v)) for k, v in data["closed"].items()},
+                {str(k): {int(d): tuple(map(int, i)) for d, i in v.items()} for k, v in data["keep"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise GDPError(f"Expected a plan with `shapes`, `closed` and `keep`, but reading it failed: {error!r}.") from error
+        for tensor, dims in plan.keep.items():
+            shape = plan.shapes.get(tensor)
+            for dim, kept in dims.items():
+                size = shape[dim] if shape is not None and 0 <= dim < len(shape) else 0
+                if not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= size:
+                    raise GDPError(f"The plan keeps entries of {tensor} along dimension {dim} that it does not have.")
+        return plan

@@ -1,0 +1,153 @@
+"""trace(): run a network's own operations on labels and group the channels that are one and the same unit."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves
+
+from gdp.errors import GDPError
+from gdp.export import as_inputs, differs_in_training, exported, train_inputs
+from gdp.graph import ChannelGraph
+from gdp.grouping import group_channels
+from gdp.labels import Labels
+from gdp.operators import rule_for
+from gdp.walk import Call, Walk, Weight
+
+
+def trace(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = ()) -> ChannelGraph:
+    """Find the channel groups of a network by running its own operations on labels.
+
+    Args:
+        model: any `nn.Module` that torch.export can follow; it is left as it was, mode and RNG included.
+        example_inputs: one tensor or a tuple of inputs, as `forward` takes them. FLOPs are counted for these.
+        ignore: layers whose inputs and outputs keep their sizes: module names, globs over them, or module types.
+
+    Raises:
+        GDPError: the network can't be exported, or a pattern of `ignore` matches no module.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> graph = trace(net, torch.zeros(1, 3, 8, 8))
+    >>> [(g.name, g.size, g.readers) for g in graph.groups]
+    [('0', 8, ('2',))]
+    >>> [(f.name, f.channels, f.reason) for f in graph.frozen]
+    [('2', 4, "reaches the network's output")]
+    """
+    inputs = as_inputs(example_inputs)
+    ignored = _ignored_tensors(model, ignore)
+    tensors = dict(_tensors(model))
+    canonical: dict[int, str] = {}
+    names = {name: canonical.setdefault(id(t), name) for name, t in tensors.items()}
+    walk = Walk(shapes={name: tuple(t.shape) for name, t in tensors.items()})
+    _run(walk, exported(model, inputs), names)
+    if differs_in_training(model, inputs):
+        walk.counting = False
+        _run(walk, _exported_for_training(model, inputs), names)
+    for name, pattern in ignored.items():
+        for (tensor, _), vector in walk.axes.items():
+            if tensor == names[name]:
+                walk.units.freeze(vector, f"ignored by {pattern!r}")
+    walk.finish()
+    return group_channels(walk)
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+
+
+def _exported_for_training(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
+    try:
+        return exported(model, inputs, training=True)
+    except GDPError:
+        return exported(model, train_inputs(inputs), training=True)
+
+
+def _run(walk: Walk, program: ExportedProgram, names: dict[str, str]) -> None:
+    """Walk one graph; labels of parameters met in an earlier graph are shared."""
+    signature = program.graph_signature
+    stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    env: dict[Node, Any] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            value = node.meta.get("val")
+            if node.name in stored:
+                name = names[stored[node.name]]
+                env[node] = Weight(name, walk.shapes[name])
+            else:
+                env[node] = Labels.stay(tuple(value.shape)) if isinstance(value, Tensor) else value
+        elif node.op == "output":
+            for out in tree_leaves(node.args):
+                value = env.get(out) if isinstance(out, Node) else None
+                if isinstance(value, Labels):
+                    walk.units.freeze(value.ids, "reaches the network's output")
+                elif isinstance(value, Weight):
+                    walk.fix(value, "reaches the network's output")
+        elif node.op == "call_function":
+            env[node] = _apply(walk, node, env)
+
+
+def _apply(walk: Walk, node: Node, env: dict[Node, Any]) -> Any:
+    def value(arg: Any) -> Any:
+        if isinstance(arg, Node):
+            return env[arg]
+        return type(arg)(value(a) for a in arg) if isinstance(arg, list | tuple) else arg
+
+    if node.target is operator.getitem:
+        return value(node.args[0])[node.args[1]]
+    shapes = _shapes(node.meta.get("val"))
+    if not isinstance(node.target, torch._ops.OpOverload):
+        args = {f"arg{i}": value(a) for i, a in enumerate(tree_leaves((node.args, node.kwargs)))}
+        return Call("", args, shapes, _where(node), node.target, walk).unknown(f"{_where(node)} is not known to gdp")
+    schema = node.target._schema
+    args = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    args |= {a.name: value(v) for a, v in zip(schema.arguments, node.args, strict=False)}
+    args |= {k: value(v) for k, v in node.kwargs.items()}
+    op = node.target._opname.removesuffix("_")
+    call = Call(op, args, shapes, _where(node), node.target, walk)
+    rule = rule_for(op, node.target)
+    if not any(isinstance(o, Labels | Weight) for o in call.operands()) and shapes == []:
+        return None
+    return rule(call) if rule is not None else call.unknown(f"{call.where} is not known to gdp")
+
+
+def _shapes(val: Any) -> Any:
+    """Shape of a tensor result, or the shapes of several."""
+    if isinstance(val, Tensor):
+        return tuple(val.shape)
+    return [tuple(v.shape) for v in val if isinstance(v, Tensor)] if isinstance(val, list | tuple) else []
+
+
+def _where(node: Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next((p for p, _ in reversed(stack.values()) if p), "")
+    op = getattr(node.target, "_opname", getattr(node.target, "__name__", str(node.target)))
+    return f"{op} in {path}" if path else f"{op} in forward"
+
+
+def _ignored_tensors(model: nn.Module, ignore: Sequence[str | type]) -> dict[str, str]:
+    """Every parameter and buffer under a module that a pattern matches -> the pattern."""
+    if isinstance(ignore, str | type):
+        raise GDPError(f"Expected `ignore` to be a list of names, globs or module types, but got {ignore!r} alone.")
+    found: dict[str, str] = {}
+    for pattern in ignore:
+        if isinstance(pattern, type):
+            label, roots = pattern.__name__, [n for n, m in model.named_modules() if isinstance(m, pattern)]
+        else:
+            label, roots = pattern, [n for n, _ in model.named_modules() if n and fnmatchcase(n, pattern)]
+        if not roots:
+            some = ", ".join(n for n, _ in list(model.named_children())[:8])
+            raise GDPError(
+                f"The `ignore` pattern {label!r} matches no module of {type(model).__name__}. Its children are: {some}; "
+                "patterns are module names, globs such as 'layer4.*', or module types."
+            )
+        for name, _ in _tensors(model):
+            if any(name == r or name.startswith(f"{r}.") or not r for r in roots):
+                found.setdefault(name, label)
+    return found

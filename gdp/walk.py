@@ -1,0 +1,143 @@
+"""The state of one walk over an exported graph: what every operator rule reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gdp.labels import Labels, Units
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter or buffer on its way to an operator; `coords` says which element of it sits where.
+
+    `coords` is None as long as the tensor is used as it is stored; `exact` is False once values were changed on the way.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    coords: Tensor | None = None
+    exact: bool = True
+
+    @property
+    def direct(self) -> bool:
+        return self.coords is None and self.exact
+
+    def full(self) -> Tensor:
+        if self.coords is not None:
+            return self.coords
+        numel = int(torch.Size(self.shape).numel())
+        return torch.arange(numel).view(self.shape)
+
+
+@dataclass(frozen=True)
+class FlopTerm:
+    """`coef * len(rows) * len(cols)` FLOPs, where a vector counts only the units of it that are open."""
+
+    coef: int
+    rows: Tensor | None = None
+    cols: Tensor | None = None
+
+
+@dataclass
+class Walk:
+    """What a walk collects: tied units, the axes of weights that carry them, readers, and the terms of the FLOPs."""
+
+    shapes: dict[str, tuple[int, ...]]  # of every parameter and buffer, as stored
+    units: Units = field(default_factory=Units)
+    axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (tensor, dim) -> unit of every index
+    producers: set[tuple[str, int]] = field(default_factory=set)  # output axes of convs and linears
+    readers: set[tuple[str, int]] = field(default_factory=set)  # input axes of convs and linears
+    fixed: dict[str, str] = field(default_factory=dict)  # weights that must keep their shape -> reason
+    flops: list[FlopTerm] = field(default_factory=list)
+    counting: bool = True  # only the eval graph counts FLOPs
+
+    def carry(self, weight: str, dim: int, vector: Tensor, where: str) -> None:
+        """Note that index i of `weight` along `dim` belongs to unit `vector[i]`."""
+        known = self.axes.setdefault((weight, dim), vector)
+        if known is not vector:
+            self.units.tie(known, vector, f"{weight} is also used on channels that must stay ({where})")
+
+    def fix(self, weight: Weight, reason: str) -> None:
+        """`weight` must keep its shape, and so must every unit it carries anywhere in the network."""
+        self.fixed.setdefault(weight.name, reason)
+
+    def count(self, coef: int, rows: Tensor | None = None, cols: Tensor | None = None) -> None:
+        if self.counting:
+            self.flops.append(FlopTerm(coef, rows, cols))
+
+    def finish(self) -> None:
+        """Freeze what `fixed` weights carry."""
+        for (name, _), vector in self.axes.items():
+            if name in self.fixed:
+                self.units.freeze(vector, self.fixed[name])
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator of the graph with its arguments by name; tensors are `Labels` or `Weight`."""
+
+    op: str  # base name without overload and in-place mark, e.g. "conv2d"
+    args: dict[str, Any]
+    outputs: Any  # shapes of the results: one tuple, or a list of them
+    where: str  # for people: operator and the module it was called in
+    target: Any
+    walk: Walk
+
+    @property
+    def units(self) -> Units:
+        return self.walk.units
+
+    def __getitem__(self, name: str) -> Any:
+        return self.args[name]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.outputs if isinstance(self.outputs, tuple) else self.outputs[0]
+
+    def operands(self) -> Iterator[Labels | Weight]:
+        for value in self.args.values():
+            for item in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(item, Labels | Weight):
+                    yield item
+
+    def labels(self, name: str = "input") -> Labels:
+        """The argument as an activation; a weight used as one must keep its shape."""
+        value = self.args[name] if name in self.args else self.args["self"]
+        if isinstance(value, Weight):
+            self.walk.fix(value, f"{self.where} uses {value.name} as an activation")
+            return Labels.stay(value.shape)
+        return value
+
+    def stored(self, name: str) -> Weight | None:
+        """The argument as a parameter or buffer that is used just as it is stored, else None."""
+        value = self.args.get(name)
+        return value if isinstance(value, Weight) and value.direct else None
+
+    def vector(self, labels: Labels, dim: int) -> Tensor:
+        """One unit per index along `dim`, shape (size,)."""
+        return self.units.tie_slices(labels, dim, f"meets channels that must stay in {self.where}")
+
+    def freeze(self, ids: Tensor, reason: str) -> None:
+        self.units.freeze(ids, reason)
+
+    def result(self, labels: Labels) -> Any:
+        """`labels` for the first result; further ones (indices of max pooling) are left without units."""
+        if isinstance(self.outputs, tuple):
+            return labels
+        return [labels, *(Labels.stay(s) for s in self.outputs[1:])]
+
+    def unknown(self, reason: str) -> Any:
+        """Everything that enters must stay, and nothing that leaves carries a unit."""
+        for operand in self.operands():
+            if isinstance(operand, Weight):
+                self.walk.fix(operand, reason)
+            else:
+                self.freeze(operand.ids, reason)
+        stay = [Labels.stay(s) for s in ([self.outputs] if isinstance(self.outputs, tuple) else self.outputs)]
+        return stay[0] if isinstance(self.outputs, tuple) else stay
