@@ -26,6 +26,26 @@ def as_inputs(example_inputs: Any) -> Inputs:
     return tuple(example_inputs) if isinstance(example_inputs, list) else (example_inputs,)
 
 
+def inputs_for(model: nn.Module, inputs: Inputs) -> Inputs:
+    """The example input on the device and in the floating type of the network's weights."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if weight is None:
+        return inputs
+
+    def move(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
+
+    return tree_map(move, inputs)
+
+
+def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """Every output tensor of the network in eval mode on an example input."""
+    with mode_of(model, training=False), torch.no_grad():
+        return [t.clone() for t in tree_leaves(model(*inputs_for(model, inputs))) if isinstance(t, Tensor)]
+
+
 @contextmanager
 def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
     """Put the network in train or eval mode; afterwards every module has its own mode back, and the RNG its state."""

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
-from gdp.export import as_inputs, mode_of
+from gdp.export import as_inputs, inputs_for, mode_of
 
 
 class _FlatOutput(nn.Module):
@@ -47,8 +47,9 @@ def count_flops(model: nn.Module, example_inputs: Any) -> int:
     >>> count_flops(nn.Conv2d(3, 8, 3, bias=False), torch.zeros(1, 3, 6, 6))
     3456
     """
-    with mode_of(model, training=False), torch.no_grad(), _same_hooks(model):
-        analysis = FlopCountAnalysis(_FlatOutput(model).eval(), as_inputs(example_inputs))
+    # with gradients: without them nn.MultiheadAttention takes a fused path that fvcore does not count
+    with mode_of(model, training=False), torch.enable_grad(), _same_hooks(model):
+        analysis = FlopCountAnalysis(_FlatOutput(model).eval(), inputs_for(model, as_inputs(example_inputs)))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
         try:

@@ -147,6 +147,11 @@ class Gates:
             assert gate is not None
             gate.copy_(values[reader.index.to(values.device)].view(gate.shape))
 
+    def withdraw(self) -> None:
+        """Take all gates away without a trace; the weights are not changed."""
+        for reader in self.readers:
+            detach(reader)
+
     def to(self, device: torch.device) -> None:
         """Move the state to the device where the weights train."""
         self.raw = self.raw.to(device)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,22 +109,20 @@ class ChannelGraph:
         frozen: the channels that must stay, with the reason in words.
         flops: FLOPs of one forward pass of the example input, from open counts.
         shapes: dense shape of every parameter and buffer.
+        inputs: the example input it was traced with.
     """
 
     groups: tuple[ChannelGroup, ...]
     frozen: tuple[Frozen, ...]
     flops: FlopModel
     shapes: dict[str, tuple[int, ...]]
+    inputs: tuple[Any, ...]
 
     def __getitem__(self, name: str) -> ChannelGroup:
         for group in self.groups:
             if group.name == name:
                 return group
         raise GDPError(f"There is no channel group {name!r}; the groups are: {', '.join(g.name for g in self.groups)}.")
-
-    def opened(self, closed: dict[str, Sequence[int]]) -> Tensor:
-        """Open channels per group when the channels `closed[name]` are gone, shape (groups,)."""
-        return torch.tensor([g.size - len(set(closed.get(g.name, ()))) for g in self.groups], dtype=torch.long)
 
     def freeze(self, names: Iterable[str], reason: str) -> ChannelGraph:
         """Return the graph with these groups left alone."""

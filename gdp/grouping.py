@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from gdp.labels import STAY
 from gdp.walk import Walk
 
 
-def group_channels(walk: Walk) -> ChannelGraph:
+def group_channels(walk: Walk, inputs: tuple[Any, ...]) -> ChannelGraph:
     """Turn what a walk collected into a ChannelGraph."""
     root, reasons = walk.units.resolve()
     axes = {key: root[vector] for key, vector in walk.axes.items()}
@@ -61,7 +62,9 @@ def group_channels(walk: Walk) -> ChannelGraph:
         for g in range(len(order))
     )
     frozen = _frozen(walk, axes, met & ~read & ~stay, reasons)
-    return ChannelGraph(groups, frozen, _flop_model(terms, group_of, sizes), dict(walk.shapes))
+    graph = ChannelGraph(groups, frozen, _flop_model(terms, group_of, sizes), dict(walk.shapes), inputs)
+    single = [g.name for g in groups if g.size == 1]
+    return graph.freeze(single, "all its channels are one unit, which can't go without cutting the network in two")
 
 
 def _refine(n: int, vectors: list[Tensor]) -> Tensor:

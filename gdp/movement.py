@@ -65,7 +65,7 @@ def split(call: Call) -> Any:
     if source.varies(dim):
         parts = source.ids.unflatten(dim, (len(call.outputs), -1))
         first = parts.select(dim, 0)
-        call.units.tie(first.unsqueeze(dim), parts, f"split together with channels that must stay in {call.where}")
+        call.units.tie(first.unsqueeze(dim), parts, f"split together with an input, zero padding or a constant in {call.where}")
         return [Labels(first, shape) for shape in call.outputs]
     return [Labels(source.ids, shape) for shape in call.outputs]
 
@@ -86,7 +86,7 @@ def reshape(call: Call) -> Any:
             call.freeze(ids, f"{call.where} regroups channels")
         for dim in after[:-1]:
             first = ids.narrow(dim, 0, 1)
-            call.units.tie(first, ids, f"viewed together with channels that must stay in {call.where}")
+            call.units.tie(first, ids, f"viewed together with an input, zero padding or a constant in {call.where}")
             ids = first
     return Labels(ids, call.shape)
 
@@ -147,6 +147,6 @@ def _regroup(call: Call, rule: Any) -> Any:
     source = call.labels()
     dim = 1 if call.op == "channel_shuffle" else len(source.shape) - 3
     tied, out = rule(call.vector(source, dim))
-    call.units.tie(tied[:, :1], tied, f"shuffled together with channels that must stay in {call.where}")
+    call.units.tie(tied[:, :1], tied, f"shuffled together with an input, zero padding or a constant in {call.where}")
     return Labels.along(out, dim, call.shape)
 

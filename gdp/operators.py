@@ -38,7 +38,7 @@ def conv(call: Call) -> Any:
     else:
         if groups > 1:  # every group keeps its size in step with the others
             rows = units_in.view(groups, per_group)
-            call.units.tie(rows[:1], rows, f"grouped with channels that must stay in {call.where}")
+            call.units.tie(rows[:1], rows, f"grouped with an input, zero padding or a constant in {call.where}")
             units_in = rows[0].repeat(groups)
         fresh = call.units.fresh(call.shape[channel_dim] // groups)
         units_out = fresh.repeat(groups)

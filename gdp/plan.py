@@ -19,12 +19,10 @@ class Plan:
 
     Attributes:
         shapes: dense shape of every parameter and buffer.
-        closed: indices of the channels that go, per group.
         keep: for every tensor that gets smaller, the kept indices along each dimension that is cut.
     """
 
     shapes: dict[str, tuple[int, ...]]
-    closed: dict[str, tuple[int, ...]]
     keep: dict[str, dict[int, tuple[int, ...]]]
 
     @classmethod
@@ -51,9 +49,16 @@ class Plan:
         keep: dict[str, dict[int, tuple[int, ...]]] = {}
         for (tensor, dim), mask in gone.items():
             keep.setdefault(tensor, {})[dim] = tuple(torch.nonzero(~mask).flatten().tolist())
-        return cls(
-            dict(graph.shapes), {k: tuple(sorted(set(map(int, v)))) for k, v in closed.items() if len(v)}, keep
-        )
+        return cls(dict(graph.shapes), keep)
+
+    def after(self, first: Plan) -> Plan:
+        """This plan, made for a network that `first` had cut already, as one plan for the dense network."""
+        keep = {tensor: dict(dims) for tensor, dims in first.keep.items()}
+        for tensor, dims in self.keep.items():
+            for dim, kept in dims.items():
+                before = first.keep.get(tensor, {}).get(dim, range(first.shapes[tensor][dim]))
+                keep.setdefault(tensor, {})[dim] = tuple(before[i] for i in kept)
+        return Plan(first.shapes, keep)
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Shape of a tensor once it is cut."""
@@ -64,14 +69,14 @@ class Plan:
         """The same plan for a network that is the child `prefix` of a larger one."""
         if not prefix:
             return self
-        named = [{f"{prefix}.{k}": v for k, v in d.items()} for d in (self.shapes, self.closed, self.keep)]
-        return Plan(*named)
+        return Plan(
+            {f"{prefix}.{k}": v for k, v in self.shapes.items()}, {f"{prefix}.{k}": v for k, v in self.keep.items()}
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers of strings and ints."""
         return {
             "shapes": {k: list(v) for k, v in self.shapes.items()},
-            "closed": {k: list(v) for k, v in self.closed.items()},
             "keep": {k: {d: list(i) for d, i in dims.items()} for k, dims in self.keep.items()},
         }
 
@@ -85,11 +90,10 @@ class Plan:
         try:
             plan = cls(
                 {str(k): tuple(map(int, v)) for k, v in data["shapes"].items()},
-                {str(k): tuple(map(int, v)) for k, v in data["closed"].items()},
                 {str(k): {int(d): tuple(map(int, i)) for d, i in v.items()} for k, v in data["keep"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise GDPError(f"Expected a plan with `shapes`, `closed` and `keep`, but reading it failed: {error!r}.") from error
+            raise GDPError(f"Expected a plan with `shapes` and `keep`, but reading it failed: {error!r}.") from error
         for tensor, dims in plan.keep.items():
             shape = plan.shapes.get(tensor)
             for dim, kept in dims.items():

@@ -55,7 +55,7 @@ def trace(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = 
             if tensor == names[name]:
                 walk.units.freeze(vector, f"ignored by {pattern!r}")
     walk.finish()
-    return group_channels(walk)
+    return group_channels(walk, inputs)
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

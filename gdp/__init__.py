@@ -1,0 +1,27 @@
+"""gdp: make a convolutional network smaller while it trains (GDP, arXiv 2109.02220), exactly and at its FLOPs target."""
+
+from gdp.callback import GDPCallback
+from gdp.errors import GDPError
+from gdp.gates import insert_gates
+from gdp.graph import ChannelGraph
+from gdp.pruner import Pruner, Schedule
+from gdp.removal import remove
+from gdp.report import Report
+from gdp.store import load_pruned, save_pruned
+from gdp.trace import trace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ChannelGraph",
+    "GDPCallback",
+    "GDPError",
+    "Pruner",
+    "Report",
+    "Schedule",
+    "insert_gates",
+    "load_pruned",
+    "remove",
+    "save_pruned",
+    "trace",
+]

@@ -1,0 +1,193 @@
+"""GDPCallback: pruning as a Lightning callback. Thin hooks around `Pruner`; the only file that imports Lightning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import nn
+from torch.optim import Optimizer
+
+from gdp.budget import check_target
+from gdp.errors import GDPError
+from gdp.example import example_inputs, find_network
+from gdp.flops import count_flops
+from gdp.graph import ChannelGraph
+from gdp.preflight import preflight
+from gdp.pruner import Pruner, Schedule
+from gdp.removal import remove
+from gdp.report import Report
+from gdp.trace import trace
+
+
+class GDPCallback(pl.Callback):
+    """Prune the network of a LightningModule while it trains, until `target_flops` of its FLOPs remain.
+
+    When `fit` returns, the network is plain and small: no gate, mask or hook is left, and it computes what the trained
+    one computed. Optimizers, schedulers and `training_step` are not touched.
+
+    Args:
+        target_flops: fraction of the dense FLOPs (as fvcore counts them) that *remains*, in (0, 1].
+        module: name of the network inside the LightningModule, e.g. "net.backbone". Default: its only child with
+            weights, else the LightningModule's own forward.
+        ignore: layers whose inputs and outputs keep their sizes: names, globs over names, or module types.
+        schedule: when and how fast channels go; fractions of the run.
+
+    Attributes:
+        report: the record of the removal, once `fit` has returned.
+
+    Raises:
+        GDPError: before the first training step, if the target can't be reached or nothing can be pruned.
+    """
+
+    def __init__(
+        self,
+        target_flops: float,
+        module: str | None = None,
+        ignore: Sequence[str | type] = (),
+        schedule: Schedule | None = None,
+    ) -> None:
+        if not isinstance(target_flops, int | float) or not 0 < target_flops <= 1:
+            raise GDPError(f"Expected `target_flops`, the fraction of FLOPs that remains, in (0, 1], got {target_flops!r}.")
+        self.target_flops = target_flops
+        self.module = module
+        self.ignore = tuple(ignore) if not isinstance(ignore, str | type) else ignore
+        self.schedule = schedule or Schedule()
+        self.report: Report | None = None
+        self.pruner: Pruner | None = None
+        self._network: nn.Module | None = None
+        self._last_global_step = 0
+
+    # Gates go in when the module is complete, after its own `setup` and `configure_model`, and before a checkpoint is
+    # restored and the strategy wraps it. Lightning calls no callback at that moment, so configure_model is extended once.
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit" or self.report is not None:
+            return
+        configure_model = pl_module.configure_model
+
+        def configure_model_then_gate() -> None:
+            _restore_configure_model(pl_module)
+            configure_model()
+            with torch.device("cpu"):  # Lightning calls this with the accelerator as the default device
+                self._insert(trainer, pl_module)
+
+        pl_module.__dict__["configure_model"] = configure_model_then_gate
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.pruner is not None:
+            self.pruner.total_steps = _total_steps(trainer)
+            self._last_global_step = trainer.global_step
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        if self.pruner is not None:
+            self.pruner.watch()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # with gradient accumulation most batches end without a step; several optimizers count several steps per batch
+        if self.pruner is None or trainer.global_step == self._last_global_step:
+            return
+        self._last_global_step = trainer.global_step
+        self.pruner.step()
+        pl_module.log_dict(self._progress(), prog_bar=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.pruner is not None and self.pruner.steps > 0:
+            self.pruner.finish()
+
+    # Other callbacks still save and average weights when training ends; the cut comes after all of them.
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.pruner is not None and self._network is not None:
+            self._remove(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        _restore_configure_model(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"pruner": self.pruner.state_dict()} if self.pruner is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.pruner is not None and "pruner" in state_dict:
+            self.pruner.load_state_dict(state_dict["pruner"])
+
+    def _insert(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        name, network = find_network(pl_module, self.module)
+        array = pl_module.example_input_array
+        batch = None if array is not None else _first_batch(trainer)
+        graph = trace(network, example_inputs(pl_module, network, array, batch), self.ignore)
+        graph = _with_trained_readers(network, graph)
+        check_target(graph, self.target_flops)
+        graph = preflight(network, graph)
+        counted = count_flops(network, graph.inputs)
+        if counted != graph.flops.dense:
+            rank_zero_warn(
+                f"fvcore counts {counted:,} FLOPs for {type(network).__name__}, gdp {graph.flops.dense:,}: an operator is "
+                "counted in a way gdp does not know. The target is held by gdp's count."
+            )
+        self._network = network
+        self.pruner = Pruner(network, graph, self.target_flops, schedule=self.schedule)
+        channels = sum(g.size for g in graph.groups)
+        rank_zero_info(
+            f"gdp: pruning {name or type(network).__name__} to {self.target_flops:.0%} of {counted:,} FLOPs; "
+            f"{channels} channels in {len(graph.groups)} groups can go, {len(graph.frozen)} parts stay."
+        )
+
+    def _progress(self) -> dict[str, float]:
+        pruner = self.pruner
+        assert pruner is not None
+        opened = pruner.gates.opened
+        return {
+            "gdp/flops": pruner.graph.flops.count(opened) / pruner.graph.flops.dense,
+            "gdp/open_channels": float(opened.sum()),
+            "gdp/lambda": pruner.multiplier,
+        }
+
+    def _remove(self, trainer: pl.Trainer) -> None:
+        pruner, network = self.pruner, self._network
+        assert pruner is not None and network is not None
+        if pruner.steps == 0:
+            pruner.gates.withdraw()
+            rank_zero_warn("gdp: no training step was made, so nothing is known about the channels; nothing was removed.")
+        else:
+            self.report = remove(network, pruner.graph, pruner.gates, trainer.optimizers)
+        self.pruner = self._network = None
+
+
+def _restore_configure_model(pl_module: pl.LightningModule) -> None:
+    pl_module.__dict__.pop("configure_model", None)
+
+
+def _total_steps(trainer: pl.Trainer) -> int:
+    steps = trainer.estimated_stepping_batches
+    if math.isinf(steps) or steps < 1:
+        raise GDPError(
+            "gdp closes channels along the run, so it has to know how long the run is, and this Trainer has no end. "
+            "Set max_steps, or max_epochs with limit_train_batches."
+        )
+    return int(steps)
+
+
+def _first_batch(trainer: pl.Trainer) -> Any:
+    """The first training batch, in the main process, leaving the random generators as they were."""
+    with isolate_rng():
+        loader = trainer.fit_loop._data_source.dataloader()
+        return next(iter(CombinedLoader(loader, "max_size_cycle")))[0]
+
+
+def _with_trained_readers(network: nn.Module, graph: ChannelGraph) -> ChannelGraph:
+    """Leave groups alone whose readers are not trained: without gradients nothing is known about their channels."""
+    still = {name for name, p in network.named_parameters() if not p.requires_grad}
+    for group in graph.groups:
+        for axis in group.reads:
+            if axis.tensor in still:
+                graph = graph.freeze([group.name], f"{axis.tensor}, which reads it, is not trained")
+                break
+    return graph

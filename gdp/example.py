@@ -1,0 +1,133 @@
+"""Which part of a training module is the network, and what does it get to see? No Lightning is needed to answer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from gdp.errors import GDPError
+from gdp.export import Inputs, mode_of
+
+Candidate = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of forward
+
+
+def find_network(module: nn.Module, name: str | None = None) -> tuple[str, nn.Module]:
+    """Return name and network: the named submodule, else the only child with weights, else the module itself.
+
+    Raises:
+        GDPError: there is no submodule of that name.
+    """
+    if name is None:
+        children = [(n, c) for n, c in module.named_children() if any(True for _ in c.parameters())]
+        own = any(True for _ in module.parameters(recurse=False))
+        name = children[0][0] if len(children) == 1 and not own else ""
+    try:
+        network = module.get_submodule(name)
+    except AttributeError:
+        some = ", ".join(repr(n) for n, _ in module.named_modules() if n and n.count(".") < 2)
+        raise GDPError(
+            f"{type(module).__name__} has no submodule {name!r} for GDPCallback(module=...). It has: {some or 'none'}."
+        ) from None
+    compiled = getattr(network, "_orig_mod", None)  # torch.compile wraps the network it compiles
+    return name, compiled if isinstance(compiled, nn.Module) else network
+
+
+def example_inputs(module: nn.Module, network: nn.Module, array: Any, batch: Any) -> Inputs:
+    """Positional inputs of `network`, from an example for `module.forward` or else from one sample of a batch.
+
+    Whatever the module's forward hands to the network is what counts; where the module has no forward of its own, the
+    batch goes to the network directly.
+
+    Raises:
+        GDPError: nothing in the batch is accepted by the network.
+    """
+    error: Exception | None = None
+    for args, kwargs in _from_array(array) if array is not None else _from_batch(_one_sample(batch), module, network):
+        for receiver in dict.fromkeys((module, network)):
+            try:
+                seen = _inputs_seen(receiver, network, args, kwargs)
+            except Exception as failed:  # forward may raise anything on what is not its input
+                if not isinstance(failed, NotImplementedError):
+                    error = failed
+                continue
+            if seen is not None:
+                return seen
+    raise GDPError(
+        f"No example input for {type(network).__name__} was found in "
+        f"{'example_input_array' if array is not None else 'the first training batch, ' + _describe(batch)}"
+        f"{f' ({type(error).__name__}: {str(error).splitlines()[0]})' if error is not None and str(error) else ''}. "
+        f"Set `self.example_input_array` in {type(module).__name__} to what its forward takes."
+    ) from error
+
+
+def _inputs_seen(receiver: nn.Module, network: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Inputs | None:
+    seen: list[Inputs] = []
+
+    def note(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        bound = inspect.signature(network.forward).bind(*args, **kwargs)
+        if bound.kwargs:
+            raise GDPError(f"{type(network).__name__}.forward takes keyword-only arguments: {list(bound.kwargs)}.")
+        seen.append(bound.args)
+
+    hook = network.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with mode_of(receiver, training=False), torch.no_grad():
+            receiver(*args, **kwargs)
+    finally:
+        hook.remove()
+    return tree_map(lambda t: t.detach().clone() if isinstance(t, Tensor) else t, seen[0]) if seen else None
+
+
+def _from_array(array: Any) -> Iterator[Candidate]:
+    if isinstance(array, Mapping):
+        yield (), dict(array)
+    elif isinstance(array, tuple):
+        yield array, {}
+    yield (array,), {}
+
+
+def _from_batch(batch: Any, module: nn.Module, network: nn.Module) -> Iterator[Candidate]:
+    """What of a batch may be the input, the most usual first."""
+    if isinstance(batch, Mapping):
+        for receiver in (module, network):
+            wanted = inspect.signature(receiver.forward).parameters
+            named = {k: v for k, v in batch.items() if k in wanted}
+            if named:
+                yield (), named
+        yield from (((v,), {}) for v in batch.values() if isinstance(v, Tensor) and v.is_floating_point() and v.dim() > 1)
+        yield (batch,), {}
+    elif isinstance(batch, list | tuple):
+        if len(batch) and isinstance(batch[0], list | tuple):
+            yield tuple(batch[0]), {}
+        if len(batch):
+            yield (batch[0],), {}
+        if len(batch) and isinstance(batch[0], Mapping):
+            yield from _from_batch(batch[0], module, network)
+        yield from ((tuple(batch[:n]), {}) for n in range(len(batch), 1, -1))
+        yield (batch,), {}
+    else:
+        yield (batch,), {}
+
+
+def _one_sample(batch: Any) -> Any:
+    """The first sample of a batch; leaves of another length than the first tensor stay as they are."""
+    tensors = [t for t in tree_leaves(batch) if isinstance(t, Tensor) and t.dim()]
+    size = tensors[0].shape[0] if tensors else 0
+
+    def first(value: Any) -> Any:
+        return value[:1] if isinstance(value, Tensor) and value.dim() and value.shape[0] == size else value
+
+    return tree_map(first, batch)
+
+
+def _describe(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return "a dict of " + ", ".join(f"{k}: {_describe(v)}" for k, v in batch.items())
+    if isinstance(batch, list | tuple):
+        return f"a {type(batch).__name__} of " + ", ".join(_describe(v) for v in batch)
+    return f"{batch.dtype} {tuple(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__

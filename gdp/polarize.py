@@ -1,0 +1,59 @@
+"""Polarization: what the loss says about every gate, and how gates move to exactly 0 or back to 1. Tensor functions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gdp.gates import polar
+
+
+def gate_gradient(weight: Tensor, grad: Tensor, dim: int) -> Tensor:
+    """`g_c * dL/dg_c` for every input channel c of a gated weight, shape (size along dim,).
+
+    With `V = W * g` the chain rule gives `sum(W_c * dL/dW_c) = g_c * dL/dg_c`: the gate's gradient is in the weight's.
+    """
+    other = [d for d in range(weight.dim()) if d != dim]
+    product = weight * grad
+    return product.sum(other) if other else product
+
+
+def sensitivity(past: Tensor, gradient: Tensor, memory: float) -> Tensor:
+    """Running mean of the squared gate gradient; a gradient that is not finite changes nothing.
+
+    The square, because first-order gradients vanish at trained gates and leave noise; it is the diagonal of the
+    empirical Fisher information of the gates (own choice; Fisher pruning: Theis et al., arXiv 1801.05787).
+    """
+    return torch.where(gradient.isfinite().all(), memory * past + (1 - memory) * gradient.square(), past)
+
+
+def anneal(first: float, last: float, progress: float) -> float:
+    """Geometric annealing of eps.
+
+    >>> round(anneal(0.1, 1e-4, 2 / 3), 6)
+    0.001
+    """
+    return first * (last / first) ** min(max(progress, 0.0), 1.0)
+
+
+def move(raw: Tensor, keep: Tensor, eps: float, factor: float, closed_below: float) -> Tensor:
+    """One polarization step: gates that should go shrink, gates that should stay grow back to 1.
+
+    The step is a sign step in log x on `lambda * cost - worth`, projected on x <= 1; near 0 it is the exponential decay
+    that gradient descent on GDP's gate gives. As that never ends, gates whose value fell below `closed_below` are set
+    to exactly 0 by a proximal step, and 0 stays 0.
+
+    Args:
+        raw: x of every gate, in [0, 1].
+        keep: gates whose worth exceeds lambda times their cost.
+        eps: sharpness of the polar gate.
+        factor: what x shrinks by per step, below 1.
+        closed_below: value of a gate that is as good as closed.
+    """
+    moved = torch.where(keep, raw / factor, raw * factor).clamp_max(1.0)
+    return torch.where(~keep & (polar(moved, eps) < closed_below), 0.0, moved)
+
+
+def settle(raw: Tensor, keep: Tensor, eps: float) -> Tensor:
+    """The end of the window: what should go is exactly 0, and every other gate is well above one half."""
+    return torch.where(keep, raw.clamp_min((2 * eps) ** 0.5), 0.0)

@@ -1,0 +1,157 @@
+"""remove(): fold what is open, cut what is closed, compare, and put everything back if it is not exact."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gdp.errors import GDPError
+from gdp.export import run
+from gdp.flops import count_flops, count_parameters
+from gdp.gates import SUFFIX, Gates, attach, detach
+from gdp.graph import ChannelGraph
+from gdp.plan import Plan
+from gdp.report import Report
+from gdp.store import recall, remember
+from gdp.surgery import Undo, cut
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Largest difference between two lists of outputs, absolute and relative to the largest output."""
+
+    absolute: float
+    relative: float
+
+    @classmethod
+    def between(cls, expected: list[Tensor], actual: list[Tensor]) -> Difference:
+        absolute = relative = 0.0
+        for a, b in zip(expected, actual, strict=True):
+            if a.shape != b.shape:
+                return cls(float("inf"), float("inf"))
+            if a.numel() == 0 or torch.equal(a, b):
+                continue
+            gap, size = (a.double() - b.double()).abs().max().item(), a.double().abs().max().item()
+            absolute = gap if gap != gap else max(absolute, gap)
+            relative = gap if gap != gap else max(relative, gap / size if size else float("inf"))
+        return cls(absolute, relative)
+
+    def exact(self, outputs: list[Tensor]) -> bool:
+        """At most 1e-4 relative; more only where the type of the outputs can't resolve that. Never true for NaN."""
+        steps = [torch.finfo(t.dtype).eps for t in outputs if t.is_floating_point()]
+        return self.relative <= max([1e-4, *(16 * s for s in steps)])
+
+
+def fold(gates: Gates) -> Undo:
+    """Multiply the gates into the weights behind them and take them away; return what puts them back."""
+    was: dict[int, tuple[nn.Parameter, Tensor]] = {}
+    folded: set[tuple[int, int]] = set()
+    for reader in gates.readers:
+        weight, gate = reader.weight, reader.module._buffers[reader.tensor + SUFFIX]
+        assert gate is not None
+        detach(reader)
+        if (id(weight), reader.dim) not in folded:  # tied weights are folded once
+            folded.add((id(weight), reader.dim))
+            was.setdefault(id(weight), (weight, weight.data))
+            weight.data = weight.data * gate.to(weight.dtype)
+
+    def put_back() -> None:
+        for weight, data in was.values():
+            weight.data = data
+        for reader in gates.readers:
+            attach(reader)
+        gates.sync()
+
+    return put_back
+
+
+def apply(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iterable[Optimizer] = ()) -> tuple[
+    Difference, Plan, Undo
+]:
+    """Fold and cut, and say how far the network's outputs moved; the last result puts everything back.
+
+    Raises:
+        GDPError: the cut network does not run, or computes something else; it is put back before.
+    """
+    plan = Plan.of(graph, gates.closed)
+    expected = run(model, graph.inputs)
+    unfold = fold(gates)
+    uncut: Undo = lambda: None  # noqa: E731
+
+    def undo() -> None:
+        uncut()
+        unfold()
+
+    try:
+        uncut = cut(model, plan, optimizers)
+        actual = run(model, graph.inputs)
+        difference = Difference.between(expected, actual)
+    except Exception as error:
+        undo()
+        text = str(error).strip().splitlines()
+        raise GDPError(
+            f"{type(model).__name__}.forward can't follow the cut ({type(error).__name__}: {text[0] if text else ''}); a "
+            "size is probably written into it. Nothing was changed. Leave the layers around it alone: ignore=[...]."
+        ) from error
+    if not difference.exact(expected):
+        undo()
+        raise GDPError(
+            f"The cut {type(model).__name__} differs from the gated one by {difference.absolute:.2e} (relative "
+            f"{difference.relative:.2e}, at most 1e-4 is accepted). Nothing was changed. Leave the layers that differ "
+            "alone with ignore=[...], and please report the network."
+        )
+    return difference, plan, undo
+
+
+def remove(
+    model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iterable[Optimizer] = ()
+) -> Report:
+    """Fold the open gates into the convs behind them, cut the closed channels, in place, and return the record.
+
+    Afterwards the network is plain: the user's modules with smaller tensors. Parameters keep their identity, and state
+    of `optimizers` is cut along.
+
+    Raises:
+        GDPError: the cut network differs from the gated one by more than 1e-4 relative, or does not run. Network, gates
+            and optimizers are then as they were.
+
+    >>> import gdp
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> graph = gdp.trace(net, torch.randn(1, 3, 8, 8))
+    >>> gates = gdp.insert_gates(net, graph)
+    >>> gates.close("0", [1, 2, 5])
+    >>> report = gdp.remove(net, graph, gates)
+    >>> net[2].in_channels, report.flops_after == report.flops_predicted
+    (5, True)
+    """
+    flops_before, params_before = count_flops(model, graph.inputs), count_parameters(model)
+    opened = gates.opened
+    predicted = graph.flops.count(opened)
+    difference, plan, _ = apply(model, graph, gates, optimizers)
+    flops_after = count_flops(model, graph.inputs)
+    if flops_after != predicted:
+        warnings.warn(
+            f"fvcore counts {flops_after:,} FLOPs where gdp predicted {predicted:,}: an operator of "
+            f"{type(model).__name__} is counted in a way gdp does not know. The removal itself is exact.",
+            stacklevel=2,
+        )
+    earlier = recall(model)
+    report = Report(
+        flops_before=flops_before,
+        flops_after=flops_after,
+        flops_predicted=predicted,
+        params_before=params_before,
+        params_after=count_parameters(model),
+        groups=tuple((g.name, kept, g.size) for g, kept in zip(graph.groups, opened.tolist(), strict=True)),
+        frozen=graph.frozen,
+        max_abs=difference.absolute,
+        max_rel=difference.relative,
+        plan=plan if earlier is None else plan.after(earlier.plan),
+    )
+    remember(model, report)
+    return report

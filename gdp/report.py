@@ -1,0 +1,95 @@
+"""The record of a pruning: what was there, what is left, why anything was left alone, how exact the removal was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gdp.errors import GDPError
+from gdp.graph import Frozen
+from gdp.plan import Plan
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `gdp.remove` did.
+
+    Attributes:
+        flops_before, flops_after: FLOPs of one forward pass of the example input, counted by fvcore (one fused
+            multiply-add is one FLOP).
+        flops_predicted: FLOPs after the cut, computed from channel counts before it; equal to `flops_after`.
+        params_before, params_after: elements of all parameters.
+        groups: name, kept and total channels of every group.
+        frozen: the channels that had to stay, and why.
+        max_abs, max_rel: largest difference between the outputs of the gated and of the cut network on the example
+            input, absolute, and relative to the largest output.
+        plan: which entries of which tensors were kept.
+    """
+
+    flops_before: int
+    flops_after: int
+    flops_predicted: int
+    params_before: int
+    params_after: int
+    groups: tuple[tuple[str, int, int], ...]
+    frozen: tuple[Frozen, ...]
+    max_abs: float
+    max_rel: float
+    plan: Plan
+
+    @property
+    def remaining(self) -> float:
+        """Fraction of the dense FLOPs that remains."""
+        return self.flops_after / self.flops_before
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain strings and numbers; the plan is not part of it."""
+        return {
+            **{k: v for k, v in vars(self).items() if isinstance(v, int | float)},
+            "groups": [list(g) for g in self.groups],
+            "frozen": [[f.name, f.channels, f.reason] for f in self.frozen],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any, plan: Plan) -> Report:
+        """Read back what `to_dict` wrote.
+
+        Raises:
+            GDPError: it is not a report.
+        """
+        try:
+            groups = tuple((str(name), int(kept), int(total)) for name, kept, total in data["groups"])
+            frozen = tuple(Frozen(str(name), int(channels), str(reason)) for name, channels, reason in data["frozen"])
+            numbers = {f.name: data[f.name] for f in fields(cls) if f.name not in ("groups", "frozen", "plan")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise GDPError(f"Expected the report of a pruning, but reading it failed: {error!r}.") from error
+        return cls(**numbers, groups=groups, frozen=frozen, plan=plan)
+
+    def __str__(self) -> str:
+        sizes = Table("", "dense", "pruned", "remains", title="gdp: what is left")
+        for label, before, after in (
+            ("FLOPs (fvcore, multiply-adds)", self.flops_before, self.flops_after),
+            ("parameters", self.params_before, self.params_after),
+        ):
+            sizes.add_row(label, f"{before:,}", f"{after:,}", f"{after / before:.1%}")
+        groups = Table("channel group", "kept", "of", "", title="channels")
+        for name, kept, total in self.groups:
+            groups.add_row(name, str(kept), str(total), "#" * round(24 * kept / total))
+        parts = [sizes, groups]
+        if self.frozen:
+            frozen = Table("left alone", "channels", "reason", title="channels that must stay")
+            for part in self.frozen:
+                frozen.add_row(part.name, str(part.channels), part.reason)
+            parts.append(frozen)
+        console = Console(file=StringIO(), width=110, color_system=None, legacy_windows=False)
+        for table in parts:
+            for column in table.columns[1:3]:
+                column.justify = "right"
+            console.print(table)
+        console.print(f"largest difference gated to cut: {self.max_abs:.1e} absolute, {self.max_rel:.1e} relative")
+        assert isinstance(console.file, StringIO)
+        return console.file.getvalue()

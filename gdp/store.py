@@ -1,0 +1,127 @@
+"""save_pruned and load_pruned: a pruned network as plan, tensors and report. No pickled modules, ever."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from gdp.errors import GDPError
+from gdp.plan import Plan
+from gdp.report import Report
+from gdp.surgery import check_shapes, cut
+
+FORMAT = 1
+Net = TypeVar("Net", bound=nn.Module)
+
+_reports: WeakKeyDictionary[nn.Module, Report] = WeakKeyDictionary()  # nothing of gdp is stored on the network itself
+
+
+def remember(model: nn.Module, report: Report) -> None:
+    """Keep the report of a network that was just cut for as long as the network lives."""
+    _reports[model] = report
+
+
+def recall(model: nn.Module) -> Report | None:
+    """The report of a network that was cut in this process, if it was."""
+    return _reports.get(model)
+
+
+def save_pruned(model: nn.Module, path: str | os.PathLike[str], report: Report | None = None) -> None:
+    """Write a pruned network, or a module that holds one, to a file that `load_pruned` rebuilds it from.
+
+    The file appears under its name only when it is complete.
+
+    Args:
+        model: a network that was pruned in this process, or a module with one pruned network inside.
+        path: where to write.
+        report: needed only for a copy of the pruned network, which gdp can't recognise: `callback.report`.
+
+    Raises:
+        GDPError: no pruned network is found.
+    """
+    pruned = {name: _reports[m] for name, m in model.named_modules() if m in _reports}
+    if report is not None:
+        pruned = {"": report}
+    if len(pruned) != 1:
+        raise GDPError(
+            f"Expected {type(model).__name__} to be or to hold one network that gdp pruned in this process, but found "
+            f"{len(pruned)}. Save the network itself, or pass the report of its removal: save_pruned(model, path, report)."
+        )
+    ((prefix, found),) = pruned.items()
+    content = {
+        "gdp": FORMAT,
+        "plan": found.plan.under(prefix).to_dict(),
+        "state_dict": {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in model.state_dict().items()},
+        "report": found.to_dict(),
+    }
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_pruned(model: Net, path: str | os.PathLike[str]) -> Net:
+    """Cut a freshly built network as the saved one was, load its tensors, and return it.
+
+    Args:
+        model: the dense network, from its own constructor.
+        path: a file written by `save_pruned`.
+
+    Raises:
+        GDPError: the file is missing, truncated or no gdp file, or it belongs to another network; the network is
+            left as it was.
+    """
+    plan, state, report = _read(path)
+    dense = {k: tuple(v.shape) for k, v in [*model.named_parameters(), *model.named_buffers()]}
+    check_shapes(plan, dense)
+    wanted = {k: plan.shape(k) if k in plan.shapes else tuple(v.shape) for k, v in model.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in state.items() if isinstance(v, Tensor)}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise GDPError(
+                f"{os.fspath(path)!r} does not fit {type(model).__name__}: {name} should be {wanted.get(name, 'absent')}, "
+                f"but the file has {found.get(name, 'no such tensor')}. Build the same architecture that was pruned."
+            )
+    undo = cut(model, plan)
+    try:
+        model.load_state_dict(state)
+    except Exception:
+        undo()
+        raise
+    remember(model, report)
+    return model
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[Plan, dict[str, Tensor], Report]:
+    name = os.fspath(path)
+    if not Path(path).is_file():
+        raise GDPError(f"There is no file {name!r}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()
+        raise GDPError(
+            f"{name!r} can't be read as a pruned network; it is truncated, damaged or no file of gdp.save_pruned "
+            f"({type(error).__name__}: {reason[0] if reason else 'end of file'})."
+        ) from error
+    if not isinstance(content, dict) or content.get("gdp") != FORMAT:
+        what = f"format {content['gdp']!r}" if isinstance(content, dict) and "gdp" in content else "something else"
+        raise GDPError(f"{name!r} holds {what}, not a pruned network of gdp format {FORMAT} (see gdp.save_pruned).")
+    state = content.get("state_dict")
+    if not isinstance(state, dict):
+        raise GDPError(f"{name!r} holds no state_dict.")
+    plan = Plan.from_dict(content.get("plan"))
+    return plan, state, Report.from_dict(content.get("report"), plan)
