@@ -1,0 +1,45 @@
+# Every target sets up what it needs in .venv by itself; `touch setup.cfg` sets it up anew.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := OMP_NUM_THREADS=1 $(BIN)/python
+DATA ?=
+ARGS ?=
+
+.PHONY: setup demo test lint bench bench-trace digits-table train-digits train-cifar10 train-imagenet
+
+setup: .venv/ready
+
+.venv/ready: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,benchmarks]"
+	touch $@
+
+demo: setup
+	$(RUN) -m lightning_modules.demo $(ARGS)
+
+test: setup
+	$(RUN) -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup
+	$(RUN) benchmarks/step_overhead.py $(ARGS)
+	$(RUN) benchmarks/trace_time.py $(ARGS)
+
+digits-table: setup
+	$(RUN) benchmarks/digits.py $(ARGS)
+
+train-digits: setup
+	$(RUN) -m lightning_modules.train fit --config configs/digits_resnet20.yaml $(ARGS)
+
+train-cifar10: setup
+	@test -n "$(DATA)" && { test -d "$(DATA)/train" || test -d "$(DATA)/cifar-10-batches-py"; } || { \
+	  echo "make train-cifar10 expects DATA=<folder> with cifar-10-batches-py inside, or with train/<class>/ and test/<class>/ images, but got DATA='$(DATA)'."; exit 2; }
+	$(RUN) -m lightning_modules.train fit --config configs/cifar10_resnet20.yaml --data.root="$(DATA)" $(ARGS)
+
+train-imagenet: setup
+	@test -n "$(DATA)" && test -d "$(DATA)/train" && test -d "$(DATA)/val" || { \
+	  echo "make train-imagenet expects DATA=<folder> with train/<class>/ and val/<class>/ images (ImageFolder layout), but got DATA='$(DATA)'."; exit 2; }
+	$(RUN) -m lightning_modules.train fit --config configs/imagenet_resnet50.yaml --data.root="$(DATA)" $(ARGS)
