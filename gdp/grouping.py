@@ -39,9 +39,10 @@ def group_channels(walk: Walk, inputs: tuple[Any, ...]) -> ChannelGraph:
     member = rank[member] if len(free) else member
     sizes = torch.bincount(member, minlength=len(order))
     group_of = torch.full((len(root),), -1).scatter_(0, free, member)
+    by_group = torch.argsort(member, stable=True)
+    starts = sizes.cumsum(0) - sizes
     seat = torch.zeros(len(root), dtype=torch.long)
-    for g in range(len(order)):
-        seat[free[member == g]] = torch.arange(int(sizes[g]))
+    seat[free[by_group]] = torch.arange(len(free)) - starts[member[by_group]]
 
     touched: list[list[tuple[tuple[str, int], Axis]]] = [[] for _ in range(len(order))]
     for key, vector in axes.items():
@@ -93,18 +94,16 @@ def _names(touched: list[list[tuple[str, int]]], walk: Walk) -> list[str]:
 
 def _frozen(walk: Walk, axes: dict[tuple[str, int], Tensor], unread: Tensor, reasons: dict[int, str]) -> tuple[Frozen, ...]:
     """What every conv and linear makes that must stay, counted per reason."""
+    texts = list(dict.fromkeys(["", "no conv or linear reads it", *reasons.values()]))
+    number = {text: i for i, text in enumerate(texts)}
+    code = unread.long()  # 1: unread, see `texts`
+    code[list(reasons)] = torch.tensor([number[r] for r in reasons.values()], dtype=torch.long)
     rows = []
     for key, vector in axes.items():
-        if key not in walk.producers:
-            continue
-        counts: Counter[str] = Counter()
-        for unit in vector.tolist():
-            if unit in reasons:
-                counts[reasons[unit]] += 1
-            elif unread[unit]:
-                counts["no conv or linear reads it"] += 1
-        name = key[0].rpartition(".")[0] or key[0]
-        rows += [Frozen(name, channels, reason) for reason, channels in counts.items()]
+        if key in walk.producers:
+            name = key[0].rpartition(".")[0] or key[0]
+            counts = torch.bincount(code[vector], minlength=len(texts)).tolist()
+            rows += [Frozen(name, n, text) for n, text in zip(counts, texts, strict=True) if n and text]
     return tuple(rows)
 
 

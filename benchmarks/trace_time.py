@@ -1,0 +1,47 @@
+"""Tracing and grouping against torch.export alone, interleaved, median of the ratios."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torchvision
+
+import gdp
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="*", default=["resnet50"])
+    parser.add_argument("--repeats", type=int, default=9)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in options.models:
+        net, x = torchvision.models.get_model(name, weights=None).eval(), torch.randn(1, 3, 224, 224)
+        pairs = []
+        for repeat in range(options.repeats + 1):
+            export = seconds(lambda net=net, x=x: torch.export.export(net, (x,), strict=False))
+            trace = seconds(lambda net=net, x=x: gdp.trace(net, x))
+            if repeat:  # the first call of each compiles and imports
+                pairs.append((export, trace))
+        export, trace = (statistics.median(column) for column in zip(*pairs, strict=True))
+        ratios = [t / e for e, t in pairs]
+        print(
+            f"{name}, 224x224, {platform.machine()} CPU, 1 thread, torch {torch.__version__}, {options.repeats} "
+            f"interleaved repeats: torch.export {export:.2f} s, gdp.trace {trace:.2f} s, ratio "
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+if __name__ == "__main__":
+    main()

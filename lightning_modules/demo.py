@@ -1,0 +1,49 @@
+"""The main job on data that ships with scikit-learn: train, prune to 40 %, report, save, load again, compare."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+
+import gdp
+from lightning_modules import Classification, DigitsData
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--target-flops", type=float, default=0.4, help="fraction of the dense FLOPs that remains")
+    options = parser.parse_args()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")  # hints about workers and tree specs
+
+    pl.seed_everything(0)
+    model, data = Classification(model="resnet20", channels=1), DigitsData()
+    pruning = gdp.GDPCallback(target_flops=options.target_flops)
+    trainer = pl.Trainer(
+        max_epochs=options.epochs, callbacks=[pruning], logger=False, enable_checkpointing=False, log_every_n_steps=1
+    )
+    trainer.fit(model, data)
+    print(pruning.report)
+    accuracy = trainer.test(model, data, verbose=False)[0]["test/accuracy"]
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "small.pt"
+        gdp.save_pruned(model.net, path)
+        again = gdp.load_pruned(Classification(model="resnet20", channels=1).net, path)
+        size = path.stat().st_size
+    images = torch.cat([x for x, _ in data.test_dataloader()])
+    with torch.no_grad():
+        difference = (again.eval()(images) - model.net.eval()(images)).abs().max().item()
+    print(f"test accuracy of the pruned network: {accuracy:.2%}")
+    print(f"saved ({size / 1024:.0f} KiB), loaded again: outputs on {len(images)} test images differ by at most {difference}")
+
+
+if __name__ == "__main__":
+    main()
