@@ -34,13 +34,18 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    print(f"ResNet-20, digits, {options.epochs} epochs, seeds 0-{options.seeds - 1}, {platform.machine()} CPU, 1 thread\n")
+    print(
+        f"ResNet-20, digits, {options.epochs} epochs, seeds 0-{options.seeds - 1}, {platform.machine()} CPU, 1 thread\n"
+    )
     print("| network | FLOPs that remain | test accuracy, mean | per seed |\n|---|---|---|---|")
     for target in (None, *options.targets):
         runs = [accuracy(seed, options.epochs, target) for seed in range(options.seeds)]
         scores, remaining = [r[0] for r in runs], statistics.mean(r[1] for r in runs)
         name = "dense" if target is None else f"gdp, target {target}"
-        print(f"| {name} | {remaining:.1%} | {statistics.mean(scores):.2f} | {', '.join(f'{s:.2f}' for s in scores)} |", flush=True)
+        print(
+            f"| {name} | {remaining:.1%} | {statistics.mean(scores):.2f} | {', '.join(f'{s:.2f}' for s in scores)} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 import gdp
 
 
-def seconds_per_step(net: nn.Module, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer, pruner: gdp.Pruner | None) -> float:
+def seconds_per_step(
+    net: nn.Module, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer, pruner: gdp.Pruner | None
+) -> float:
     start = time.perf_counter()
     optimizer.zero_grad()
     nn.functional.cross_entropy(net(x), y).backward()
@@ -62,7 +64,8 @@ def main() -> None:
     dense_s, gated_s = (statistics.median(column) for column in zip(*times, strict=True))
     print(
         f"{options.model}, batch {options.batch}, {options.size}x{options.size}, {platform.machine()} CPU, 1 thread, "
-        f"torch {torch.__version__}, {options.repeats} interleaved repeats: dense {dense_s:.3f} s, gated {gated_s:.3f} s, "
+        f"torch {torch.__version__}, {options.repeats} interleaved repeats: "
+        f"dense {dense_s:.3f} s, gated {gated_s:.3f} s, "
         f"gated / dense {statistics.median(ratios):.3f} (median over blocks of {2 * options.watch} steps; "
         f"{min(ratios):.3f} to {max(ratios):.3f})"
     )

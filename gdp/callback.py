@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 from torch.optim import Optimizer
 
-from gdp.budget import check_target
+from gdp.budget import check_reachable, check_target
 from gdp.errors import GDPError
 from gdp.example import example_inputs, find_network
 from gdp.flops import count_flops
@@ -52,8 +52,7 @@ class GDPCallback(pl.Callback):
         ignore: Sequence[str | type] = (),
         schedule: Schedule | None = None,
     ) -> None:
-        if not isinstance(target_flops, int | float) or not 0 < target_flops <= 1:
-            raise GDPError(f"Expected `target_flops`, the fraction of FLOPs that remains, in (0, 1], got {target_flops!r}.")
+        check_target(target_flops)
         self.target_flops = target_flops
         self.module = module
         self.ignore = tuple(ignore) if not isinstance(ignore, str | type) else ignore
@@ -64,7 +63,7 @@ class GDPCallback(pl.Callback):
         self._last_global_step = 0
 
     # Gates go in when the module is complete, after its own `setup` and `configure_model`, and before a checkpoint is
-    # restored and the strategy wraps it. Lightning calls no callback at that moment, so configure_model is extended once.
+    # restored and the strategy wraps it. Lightning calls no callback then, so configure_model is extended for once.
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit" or self.report is not None:
             return
@@ -77,6 +76,10 @@ class GDPCallback(pl.Callback):
                 self._insert(trainer, pl_module)
 
         pl_module.__dict__["configure_model"] = configure_model_then_gate
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.pruner is not None:
+            self.pruner.resume()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None:
@@ -124,13 +127,13 @@ class GDPCallback(pl.Callback):
         batch = None if array is not None else _first_batch(trainer)
         graph = trace(network, example_inputs(pl_module, network, array, batch), self.ignore)
         graph = _with_trained_readers(network, graph)
-        check_target(graph, self.target_flops)
+        check_reachable(graph, self.target_flops)
         graph = preflight(network, graph)
         counted = count_flops(network, graph.inputs)
         if counted != graph.flops.dense:
             rank_zero_warn(
-                f"fvcore counts {counted:,} FLOPs for {type(network).__name__}, gdp {graph.flops.dense:,}: an operator is "
-                "counted in a way gdp does not know. The target is held by gdp's count."
+                f"fvcore counts {counted:,} FLOPs for {type(network).__name__}, gdp {graph.flops.dense:,}: an operator "
+                "is counted in a way gdp does not know. The target is held by gdp's count."
             )
         self._network = network
         self.pruner = Pruner(network, graph, self.target_flops, schedule=self.schedule)
@@ -155,7 +158,9 @@ class GDPCallback(pl.Callback):
         assert pruner is not None and network is not None
         if pruner.steps == 0:
             pruner.gates.withdraw()
-            rank_zero_warn("gdp: no training step was made, so nothing is known about the channels; nothing was removed.")
+            rank_zero_warn(
+                "gdp: no training step was made, so nothing is known about the channels; nothing was removed."
+            )
         else:
             self.report = remove(network, pruner.graph, pruner.gates, trainer.optimizers)
         self.pruner = self._network = None

@@ -25,7 +25,8 @@ def find_network(module: nn.Module, name: str | None = None) -> tuple[str, nn.Mo
     if name is None:
         children = [(n, c) for n, c in module.named_children() if any(True for _ in c.parameters())]
         own = any(True for _ in module.parameters(recurse=False))
-        name = children[0][0] if len(children) == 1 and not own else ""
+        callable_alone = len(children) == 1 and type(children[0][1]).forward is not nn.Module.forward
+        name = children[0][0] if callable_alone and not own else ""
     try:
         network = module.get_submodule(name)
     except AttributeError:
@@ -99,7 +100,9 @@ def _from_batch(batch: Any, module: nn.Module, network: nn.Module) -> Iterator[C
             named = {k: v for k, v in batch.items() if k in wanted}
             if named:
                 yield (), named
-        yield from (((v,), {}) for v in batch.values() if isinstance(v, Tensor) and v.is_floating_point() and v.dim() > 1)
+        yield from (
+            ((v,), {}) for v in batch.values() if isinstance(v, Tensor) and v.is_floating_point() and v.dim() > 1
+        )
         yield (batch,), {}
     elif isinstance(batch, list | tuple):
         if len(batch) and isinstance(batch[0], list | tuple):

@@ -1,8 +1,9 @@
 """Gates: one vector per channel group, multiplied onto the input axis of every conv and linear that reads the group.
 
 `conv(g * x, W) == conv(x, W * g)`, so a gate in front of a conv (GDP, figure 2) costs O(weights) instead of
-O(activations). The layer's class gets a property in place of the weight, its Parameter keeps its name, place and
-identity: optimizers, parameter groups, DDP and averaging see the network they have always seen.
+O(activations). Beside the weight of a reading layer lies a buffer with its gate; once gates begin to move, the layer's
+class gets a property in place of the weight. The Parameter keeps its name, place and identity: optimizers, parameter
+groups, DDP and averaging see the network they have always seen.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class Gates:
         self.spans = {g.name: slice(starts[i], starts[i + 1]) for i, g in enumerate(graph.groups)}
         self.group_of = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.long))
         self.readers = _readers(model, graph, self.spans, len(self.raw))
+        self._acting = False
         for reader in self.readers:
             attach(reader)
 
@@ -130,7 +132,7 @@ class Gates:
         span = self._span(name)
         size = span.stop - span.start
         index = torch.as_tensor(indices, dtype=torch.long).flatten()
-        if len(index) and not (0 <= int(index.min()) and int(index.max()) < size):
+        if len(index) and not (int(index.min()) >= 0 and int(index.max()) < size):
             raise GDPError(f"Expected channel indices of {name!r} in [0, {size - 1}], but got {index.tolist()}.")
         raw = self.raw[span].clone()
         raw[index] = 0.0
@@ -140,7 +142,11 @@ class Gates:
         self.sync()
 
     def sync(self) -> None:
-        """Write the gates' values beside the weights they act on."""
+        """Write the gates' values beside the weights they act on, and let them act from now on."""
+        if not self._acting:
+            self._acting = True
+            for reader in self.readers:
+                act(reader)
         values = torch.cat([self.values, self.raw.new_ones(1)])
         for reader in self.readers:
             gate = reader.module._buffers[reader.tensor + SUFFIX]
@@ -149,8 +155,15 @@ class Gates:
 
     def withdraw(self) -> None:
         """Take all gates away without a trace; the weights are not changed."""
+        self._acting = False
         for reader in self.readers:
             detach(reader)
+
+    def put_back(self) -> None:
+        """Undo `withdraw`."""
+        for reader in self.readers:
+            attach(reader)
+        self.sync()
 
     def to(self, device: torch.device) -> None:
         """Move the state to the device where the weights train."""
@@ -165,11 +178,13 @@ def insert_gates(model: nn.Module, graph: ChannelGraph) -> Gates:
     """
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     if any(name.endswith(SUFFIX) for name in tensors):
-        raise GDPError(f"This {type(model).__name__} has gates already; cut it with gdp.remove() before new ones go in.")
+        raise GDPError(
+            f"This {type(model).__name__} has gates already; cut it with gdp.remove() before new ones go in."
+        )
     for name, shape in graph.shapes.items():
         if name in tensors and tuple(tensors[name].shape) != shape:
             raise GDPError(
-                f"The graph was traced with {name} of shape {shape}, but it has shape {tuple(tensors[name].shape)} now; "
+                f"The graph was traced with {name} of shape {shape}, but it has {tuple(tensors[name].shape)} now; "
                 "trace the network again."
             )
     return Gates(model, graph)
@@ -195,15 +210,21 @@ def _readers(model: nn.Module, graph: ChannelGraph, spans: dict[str, slice], alw
 
 
 def attach(reader: Reader) -> None:
-    """Gate one weight; the gate is open."""
+    """Put an open gate beside a weight."""
     shape = [1] * reader.weight.dim()
     shape[reader.dim] = -1
     ones = torch.ones(len(reader.index), device=reader.weight.device).view(shape)
     reader.module.register_buffer(reader.tensor + SUFFIX, ones)
+
+
+def act(reader: Reader) -> None:
+    """From now on the layer computes with its gated weight. Until then its `weight` is the plain Parameter."""
     reader.module.__class__ = _gated_class(type(reader.module), reader.tensor)
 
 
 def detach(reader: Reader) -> None:
     """Take the gate of one weight away; the weight itself is not changed."""
-    reader.module.__class__ = type(reader.module).__mro__[1]
+    cls = type(reader.module)
+    if cls.__module__ == __name__:
+        reader.module.__class__ = cls.__mro__[1]
     del reader.module._buffers[reader.tensor + SUFFIX]

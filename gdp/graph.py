@@ -76,13 +76,18 @@ class FlopModel:
     sizes: Tensor  # (groups,)
 
     def lengths(self, opened: Tensor) -> Tensor:
-        """What is left of every axis, shape (axes,)."""
-        return self.offset.index_add(0, self.axis, self.mult * opened[self.group])
+        """What is left of every axis, shape (..., axes), with `opened` channels left per group, shape (..., groups)."""
+        left = self.offset.expand(*opened.shape[:-1], -1)
+        return left.index_add(-1, self.axis, self.mult * opened[..., self.group])
+
+    def counts(self, opened: Tensor) -> Tensor:
+        """FLOPs with `opened` channels left per group, shape (..., groups), int64."""
+        n = self.lengths(opened)
+        return self.const + (self.coef * n[..., self.row] * n[..., self.col]).sum(-1)
 
     def count(self, opened: Tensor) -> int:
         """FLOPs with `opened` channels left per group, shape (groups,), int64."""
-        n = self.lengths(opened)
-        return self.const + int((self.coef * n[self.row] * n[self.col]).sum())
+        return int(self.counts(opened))
 
     def marginal(self, opened: Tensor) -> Tensor:
         """FLOPs one channel of every group carries at these counts, shape (groups,), float64."""
@@ -142,7 +147,8 @@ class ChannelGraph:
         return replace(
             self,
             groups=tuple(g for g in self.groups if g.name not in names),
-            frozen=self.frozen + tuple(Frozen(g.name, g.size, reason) for g in self.groups if g.name in names),
+            frozen=self.frozen
+            + tuple(Frozen(g.name, g.tensors[0].index.numel(), reason) for g in self.groups if g.name in names),
             flops=fewer,
         )
 

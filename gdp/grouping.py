@@ -30,13 +30,18 @@ def group_channels(walk: Walk, inputs: tuple[Any, ...]) -> ChannelGraph:
     stay = torch.zeros(len(root), dtype=torch.bool)
     stay[[STAY, *reasons]] = True
     free = torch.nonzero(met & read & ~stay).flatten()
+    alone = torch.bincount(cls[free], minlength=int(cls.max()) + 1)[cls[free]] == 1
+    reasons |= {
+        r: "its channels are one unit, which can't go without cutting the network" for r in free[alone].tolist()
+    }
+    stay[free[alone]] = True
+    free = free[~alone]
 
     # groups in order of their first unit, units in order of their label
-    _, member = torch.unique(cls[free], return_inverse=True)
-    first = torch.full((int(member.max()) + 1 if len(free) else 0,), len(root)).scatter_reduce(0, member, free, "amin")
+    classes, member = torch.unique(cls[free], return_inverse=True)
+    first = torch.full((len(classes),), len(root)).scatter_reduce(0, member, free, "amin")
     order = torch.argsort(first)
-    rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
-    member = rank[member] if len(free) else member
+    member = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))[member]
     sizes = torch.bincount(member, minlength=len(order))
     group_of = torch.full((len(root),), -1).scatter_(0, free, member)
     by_group = torch.argsort(member, stable=True)
@@ -63,9 +68,7 @@ def group_channels(walk: Walk, inputs: tuple[Any, ...]) -> ChannelGraph:
         for g in range(len(order))
     )
     frozen = _frozen(walk, axes, met & ~read & ~stay, reasons)
-    graph = ChannelGraph(groups, frozen, _flop_model(terms, group_of, sizes), dict(walk.shapes), inputs)
-    single = [g.name for g in groups if g.size == 1]
-    return graph.freeze(single, "all its channels are one unit, which can't go without cutting the network in two")
+    return ChannelGraph(groups, frozen, _flop_model(terms, group_of, sizes), dict(walk.shapes), inputs)
 
 
 def _refine(n: int, vectors: list[Tensor]) -> Tensor:
@@ -92,7 +95,9 @@ def _names(touched: list[list[tuple[str, int]]], walk: Walk) -> list[str]:
     return names
 
 
-def _frozen(walk: Walk, axes: dict[tuple[str, int], Tensor], unread: Tensor, reasons: dict[int, str]) -> tuple[Frozen, ...]:
+def _frozen(
+    walk: Walk, axes: dict[tuple[str, int], Tensor], unread: Tensor, reasons: dict[int, str]
+) -> tuple[Frozen, ...]:
     """What every conv and linear makes that must stay, counted per reason."""
     texts = list(dict.fromkeys(["", "no conv or linear reads it", *reasons.values()]))
     number = {text: i for i, text in enumerate(texts)}
@@ -119,7 +124,9 @@ def _flop_model(terms: list, group_of: Tensor, sizes: Tensor) -> FlopModel:
             owner = group_of[vector]
             known[id(vector)] = len(offsets)
             groups, mult = torch.unique(owner[owner >= 0], return_counts=True)
-            links.extend((len(offsets), g, m // int(sizes[g])) for g, m in zip(groups.tolist(), mult.tolist(), strict=True))
+            links.extend(
+                (len(offsets), g, m // int(sizes[g])) for g, m in zip(groups.tolist(), mult.tolist(), strict=True)
+            )
             offsets.append(int((owner < 0).sum()))
         return known[id(vector)]
 

@@ -1,4 +1,4 @@
-"""Data movement: the very same operator runs on the labels; only what depends on fixed positions or sizes needs care."""
+"""Data movement: the very same operator runs on labels; only what depends on fixed positions or sizes needs care."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def split(call: Call) -> Any:
     if source.varies(dim):
         parts = source.ids.unflatten(dim, (len(call.outputs), -1))
         first = parts.select(dim, 0)
-        call.units.tie(first.unsqueeze(dim), parts, f"split together with an input, zero padding or a constant in {call.where}")
+        call.units.tie(
+            first.unsqueeze(dim), parts, f"split together with an input, zero padding or a constant in {call.where}"
+        )
         return [Labels(first, shape) for shape in call.outputs]
     return [Labels(source.ids, shape) for shape in call.outputs]
 
@@ -149,4 +151,3 @@ def _regroup(call: Call, rule: Any) -> Any:
     tied, out = rule(call.vector(source, dim))
     call.units.tie(tied[:, :1], tied, f"shuffled together with an input, zero padding or a constant in {call.where}")
     return Labels.along(out, dim, call.shape)
-

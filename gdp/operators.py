@@ -1,4 +1,4 @@
-"""The table from ATen operator to what it does with channel units. Whatever is not in the table freezes what it meets."""
+"""The table from ATen operator to what it does with channel units. What is not in the table freezes what it meets."""
 
 from __future__ import annotations
 

@@ -38,7 +38,9 @@ class Plan:
             if len(index) == 0:
                 continue
             if int(index[0]) < 0 or int(index[-1]) >= group.size:
-                raise GDPError(f"Expected channel indices of {name!r} in [0, {group.size - 1}], but got {index.tolist()}.")
+                raise GDPError(
+                    f"Expected channel indices of {name!r} in [0, {group.size - 1}], but got {index.tolist()}."
+                )
             if len(index) == group.size:
                 raise GDPError(f"All {group.size} channels of {name!r} are closed; at least one has to stay.")
             for axis in group.tensors:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gdp.budget import Selection, allowance, check_target, select_channels
+from gdp.budget import allowance, check_reachable, check_target, select_channels
 from gdp.errors import GDPError
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph
 from gdp.polarize import anneal, gate_gradient, move, sensitivity, settle
+
+TOLERANCE = 0.01  # what remains lies in [target - TOLERANCE, target], if channels are small enough for that
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class Schedule:
         if self.glide < 1 or self.watch < 1:
             raise GDPError(f"Expected glide and watch of at least 1 step, but got {self.glide} and {self.watch}.")
         if not 0 < self.eps[1] <= self.eps[0] or not 0 <= self.memory < 1:
-            raise GDPError(f"Expected 0 < eps end <= eps start and memory in [0, 1), but got {self.eps}, {self.memory}.")
+            raise GDPError(
+                f"Expected 0 < eps end <= eps start and memory in [0, 1), but got {self.eps}, {self.memory}."
+            )
 
 
 class Pruner:
@@ -70,7 +75,8 @@ class Pruner:
         total_steps: int = 0,
         schedule: Schedule | None = None,
     ) -> None:
-        check_target(graph, target_flops)
+        check_target(target_flops)
+        check_reachable(graph, target_flops)
         self.graph = graph
         self.target_flops = target_flops
         self.total_steps = total_steps
@@ -81,7 +87,7 @@ class Pruner:
         self.steps = 0
         self.done = False
         self.multiplier = 0.0
-        self._selection: Selection | None = None
+        self._keep: Tensor | None = None
 
     @property
     def window(self) -> tuple[int, int, int]:
@@ -131,14 +137,16 @@ class Pruner:
         gates = self.gates
         gates.eps = anneal(*self.schedule.eps, (self.steps - start) / (end - start))
         every = max(1, self.schedule.glide // 10)
-        if self._selection is None or (self.steps <= fixed and (self.steps - start) % every == 0) or self.steps == fixed:
+        if self._keep is None or (self.steps <= fixed and (self.steps - start) % every == 0) or self.steps == fixed:
             self._select(allowance((self.steps - start + 1) / (fixed - start + 1), self.target_flops))
         if self.steps >= end:
             self._settle()
             return
-        assert self._selection is not None
-        keep = self._selection.keep.to(gates.raw.device)
-        factor = 1e-3 ** (1 / self._glide(end - start))  # over a glide x falls from 1 to the value where the gate is shut
+        assert self._keep is not None
+        keep = self._keep.to(gates.raw.device)
+        factor = 1e-3 ** (
+            1 / self._glide(end - start)
+        )  # over a glide x falls from 1 to the value where the gate is shut
         gates.raw = move(gates.raw, keep, gates.eps, factor, self.CLOSED)
         gates.sync()
 
@@ -150,17 +158,21 @@ class Pruner:
             self._settle()
 
     def _select(self, fraction: float) -> None:
-        raw = self.gates.raw.cpu()
-        flops = self.graph.flops
-        self._selection = select_channels(
-            self.worth.cpu(), self.gates.group_of, raw > 0, flops, int(fraction * flops.dense)
-        )
-        self.multiplier = self._selection.multiplier
+        """Choose what fits into this fraction of the FLOPs now, keeping open a way to meet the target exactly later."""
+        raw, flops = self.gates.raw.cpu(), self.graph.flops
+        worth, alive, group_of = self.worth.cpu(), raw > 0, self.gates.group_of
+        target = int(self.target_flops * flops.dense)
+        slack = target - math.ceil((self.target_flops - TOLERANCE) * flops.dense)
+        chosen = select_channels(worth, group_of, alive, flops, target, torch.ones_like(flops.sizes), slack)
+        budget = int(fraction * flops.dense)
+        if budget > target:
+            chosen = select_channels(worth, group_of, alive, flops, budget, chosen.opened, budget)
+        self._keep, self.multiplier = chosen.keep, chosen.multiplier
 
     def _settle(self) -> None:
-        assert self._selection is not None
+        assert self._keep is not None
         self.gates.eps = self.schedule.eps[1]
-        self.gates.raw = settle(self.gates.raw, self._selection.keep.to(self.gates.raw.device), self.gates.eps)
+        self.gates.raw = settle(self.gates.raw, self._keep.to(self.gates.raw.device), self.gates.eps)
         self.gates.sync()
         self.done = True
 
@@ -173,23 +185,27 @@ class Pruner:
             "steps": self.steps,
             "done": self.done,
             "multiplier": self.multiplier,
-            "keep": None if self._selection is None else self._selection.keep,
+            "keep": self._keep,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken.
+        """Continue where `state_dict` was taken; `resume()` lets the gates act.
 
         Raises:
             GDPError: it was taken with another network or other frozen parts.
         """
         if len(state["raw"]) != len(self.gates.raw):
             raise GDPError(
-                f"The checkpoint has {len(state['raw'])} gates, but this network has {len(self.gates.raw)}: resume with "
-                "the same network, `module` and `ignore` as the interrupted run."
+                f"The checkpoint has {len(state['raw'])} gates, but this network has {len(self.gates.raw)}: resume "
+                "with the same network, `module` and `ignore` as the interrupted run."
             )
         device = self.gates.raw.device
         self.gates.raw, self.gates.eps = state["raw"].to(device), state["eps"]
         self.worth, self.steps, self.done = state["worth"].to(device), state["steps"], state["done"]
         self.multiplier = state["multiplier"]
-        self._selection = None if state["keep"] is None else Selection(state["keep"].cpu(), self.multiplier, 0)
-        self.gates.sync()
+        self._keep = None if state["keep"] is None else state["keep"].cpu()
+
+    def resume(self) -> None:
+        """Let loaded gates act, once the user's optimizers exist."""
+        if bool((self.gates.raw < 1).any()):
+            self.gates.sync()

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from gdp.errors import GDPError
 from gdp.export import run
 from gdp.flops import count_flops, count_parameters
-from gdp.gates import SUFFIX, Gates, attach, detach
+from gdp.gates import SUFFIX, Gates
 from gdp.graph import ChannelGraph
 from gdp.plan import Plan
 from gdp.report import Report
@@ -54,25 +54,23 @@ def fold(gates: Gates) -> Undo:
     for reader in gates.readers:
         weight, gate = reader.weight, reader.module._buffers[reader.tensor + SUFFIX]
         assert gate is not None
-        detach(reader)
         if (id(weight), reader.dim) not in folded:  # tied weights are folded once
             folded.add((id(weight), reader.dim))
             was.setdefault(id(weight), (weight, weight.data))
             weight.data = weight.data * gate.to(weight.dtype)
+    gates.withdraw()
 
     def put_back() -> None:
         for weight, data in was.values():
             weight.data = data
-        for reader in gates.readers:
-            attach(reader)
-        gates.sync()
+        gates.put_back()
 
     return put_back
 
 
-def apply(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iterable[Optimizer] = ()) -> tuple[
-    Difference, Plan, Undo
-]:
+def apply(
+    model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iterable[Optimizer] = ()
+) -> tuple[Difference, Plan, Undo]:
     """Fold and cut, and say how far the network's outputs moved; the last result puts everything back.
 
     Raises:
@@ -95,8 +93,8 @@ def apply(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Itera
         undo()
         text = str(error).strip().splitlines()
         raise GDPError(
-            f"{type(model).__name__}.forward can't follow the cut ({type(error).__name__}: {text[0] if text else ''}); a "
-            "size is probably written into it. Nothing was changed. Leave the layers around it alone: ignore=[...]."
+            f"{type(model).__name__}.forward can't follow the cut ({type(error).__name__}: {text[0] if text else ''}); "
+            "a size is probably written into it. Nothing was changed. Leave the layers around it alone: ignore=[...]."
         ) from error
     if not difference.exact(expected):
         undo()
@@ -108,9 +106,7 @@ def apply(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Itera
     return difference, plan, undo
 
 
-def remove(
-    model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iterable[Optimizer] = ()
-) -> Report:
+def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iterable[Optimizer] = ()) -> Report:
     """Fold the open gates into the convs behind them, cut the closed channels, in place, and return the record.
 
     Afterwards the network is plain: the user's modules with smaller tensors. Parameters keep their identity, and state

@@ -52,7 +52,7 @@ def save_pruned(model: nn.Module, path: str | os.PathLike[str], report: Report |
     if len(pruned) != 1:
         raise GDPError(
             f"Expected {type(model).__name__} to be or to hold one network that gdp pruned in this process, but found "
-            f"{len(pruned)}. Save the network itself, or pass the report of its removal: save_pruned(model, path, report)."
+            f"{len(pruned)}. Save the network itself, or pass its report: save_pruned(model, path, report)."
         )
     ((prefix, found),) = pruned.items()
     content = {
@@ -92,8 +92,8 @@ def load_pruned(model: Net, path: str | os.PathLike[str]) -> Net:
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise GDPError(
-                f"{os.fspath(path)!r} does not fit {type(model).__name__}: {name} should be {wanted.get(name, 'absent')}, "
-                f"but the file has {found.get(name, 'no such tensor')}. Build the same architecture that was pruned."
+                f"{os.fspath(path)!r} does not fit {type(model).__name__}: {name} should be {wanted.get(name, 'absent')}"
+                f", but the file has {found.get(name, 'no such tensor')}. Build the same architecture that was pruned."
             )
     undo = cut(model, plan)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ def select(tensor: Tensor, keep: dict[int, tuple[int, ...]]) -> Tensor:
     out = tensor
     for dim, kept in keep.items():
         out = out.index_select(dim, torch.tensor(kept, device=tensor.device))
-    channels_last = tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(
-        memory_format=torch.channels_last
+    channels_last = (
+        tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
     )
     return out.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
@@ -36,37 +37,31 @@ def cut(model: nn.Module, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> U
     """
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     check_shapes(plan, {name: tuple(t.shape) for name, t in tensors.items()})
-    undo: list[Undo] = []
+    optimizers = tuple(optimizers)
     owners = {id(tensors[name]) for name in plan.keep}
-    touched = [m for m in model.modules() if any(id(t) in owners for t in (*m._parameters.values(), *m._buffers.values()))]
-    wide = {m: _is_depthwise(m) for m in touched}
-
-    def set_data(tensor: Tensor, data: Tensor) -> None:
-        undo.append(lambda tensor=tensor, was=tensor.data: setattr(tensor, "data", was))  # type: ignore[misc]
-        tensor.data = data
-
+    touched = [m for m in model.modules() if owners & {id(t) for t in (*m._parameters.values(), *m._buffers.values())}]
+    depthwise = {m: _is_depthwise(m) for m in touched}
+    undo: list[Undo] = []
     for name, keep in plan.keep.items():
         tensor = tensors[name]
-        for optimizer in optimizers:
-            state = optimizer.state.get(tensor, {})
+        for state in (o.state[tensor] for o in optimizers if tensor in o.state):
             for key, value in state.items():
-                if isinstance(value, Tensor) and value.shape == tensor.shape and value.dim():
-                    undo.append(lambda state=state, key=key, was=value: state.__setitem__(key, was))  # type: ignore[misc]
+                if isinstance(value, Tensor) and value.dim() and value.shape == tensor.shape:
+                    undo.append(partial(state.__setitem__, key, value))
                     state[key] = select(value, keep)
-        grad = tensor.grad if tensor.is_leaf else None
-        tensor.grad = None
-        set_data(tensor, select(tensor.data, keep))
+        grad, tensor.grad = tensor.grad, None
+        undo += [partial(setattr, tensor, "data", tensor.data), partial(setattr, tensor, "grad", grad)]
+        tensor.data = select(tensor.data, keep)
         if grad is not None:
-            undo.append(lambda tensor=tensor, was=grad: setattr(tensor, "grad", was))  # type: ignore[misc]
             tensor.grad = select(grad, keep)
     for module in touched:
-        for field, value in _fields(module, wide[module]).items():
-            undo.append(lambda m=module, f=field, was=getattr(module, field): setattr(m, f, was))  # type: ignore[misc]
+        for field, value in _fields(module, depthwise[module]).items():
+            undo.append(partial(setattr, module, field, getattr(module, field)))
             setattr(module, field, value)
 
     def put_back() -> None:
         for name in plan.keep:
-            tensors[name].grad = None
+            tensors[name].grad = None  # a gradient of the wrong shape would not let its tensor change back
         for step in undo:
             step()
 

@@ -144,8 +144,8 @@ def _ignored_tensors(model: nn.Module, ignore: Sequence[str | type]) -> dict[str
         if not roots:
             some = ", ".join(n for n, _ in list(model.named_children())[:8])
             raise GDPError(
-                f"The `ignore` pattern {label!r} matches no module of {type(model).__name__}. Its children are: {some}; "
-                "patterns are module names, globs such as 'layer4.*', or module types."
+                f"The `ignore` pattern {label!r} matches no module of {type(model).__name__}. "
+                f"Its children are: {some}; patterns are module names, globs such as 'layer4.*', or module types."
             )
         for name, _ in _tensors(model):
             if any(name == r or name.startswith(f"{r}.") or not r for r in roots):

@@ -16,7 +16,7 @@ from gdp.labels import Labels, Units
 class Weight:
     """A parameter or buffer on its way to an operator; `coords` says which element of it sits where.
 
-    `coords` is None as long as the tensor is used as it is stored; `exact` is False once values were changed on the way.
+    `coords` is None as long as the tensor is used as it is stored; `exact` is False once its values were changed.
     """
 
     name: str

@@ -60,7 +60,7 @@ class _Augmented(Dataset):
 
 
 class DigitsData(_Splits):
-    """1 797 handwritten digits of 8x8 pixels, shipped with scikit-learn: 1 078 to train on, 179 to validate, 540 to test."""
+    """1 797 digits of 8x8 pixels, shipped with scikit-learn: 1 078 to train on, 179 to validate, 540 to test."""
 
     def __init__(self, batch_size: int = 64, num_workers: int = 0) -> None:
         super().__init__(batch_size, num_workers)

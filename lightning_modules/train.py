@@ -13,7 +13,7 @@ from lightning_modules.classification import Classification
 
 
 class PruningCLI(LightningCLI):
-    """Lightning's CLI; after `fit` it tests the network and, if it was pruned, prints the report and saves the network."""
+    """Lightning's CLI; after `fit` it tests the network, and if it was pruned, prints the report and saves it."""
 
     def after_fit(self) -> None:
         self.trainer.test(self.model, datamodule=self.datamodule)

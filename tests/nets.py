@@ -208,7 +208,12 @@ class OptionA(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.a, self.b, self.head = conv(3, 8), conv(8, 9, stride=2), nn.Conv2d(9, 16, 1), nn.Conv2d(16, 4, 1)
+        self.stem, self.a, self.b, self.head = (
+            conv(3, 8),
+            conv(8, 9, stride=2),
+            nn.Conv2d(9, 16, 1),
+            nn.Conv2d(16, 4, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)

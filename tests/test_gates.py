@@ -1,0 +1,117 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nets import Chain, Concat, Tied
+from torch import nn
+
+import gdp
+from gdp.gates import polar
+from gdp.removal import fold
+
+X = torch.randn(2, 3, 12, 12)
+
+
+def gated(net: nn.Module, ignore=()):
+    graph = gdp.trace(net, X, ignore)
+    return graph, gdp.insert_gates(net, graph)
+
+
+def test_gating_the_weight_is_gating_the_input():
+    layer = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3, padding=1, stride=2))
+    _, gates = gated(layer)
+    gates.raw.uniform_(0.1, 1.0)
+    gates.close("0", [1, 4])
+    first, second = layer
+    middle = first(X) * gates["0"].value.view(1, -1, 1, 1)
+    expected = F.conv2d(middle, second._parameters["weight"], second.bias, stride=2, padding=1)
+    assert gates["0"].value.min() == 0.0 and gates["0"].value.shape == (6,)
+    torch.testing.assert_close(layer(X), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_inserting_gates_changes_nothing_the_user_can_see():
+    net = Chain()
+    before, plain = copy.deepcopy(net).eval(), net
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    gated(net)
+    assert torch.equal(net.eval()(X), before(X))
+    assert [n for n, _ in net.named_parameters()] == [n for n, _ in before.named_parameters()]
+    assert [id(p) for g in optimizer.param_groups for p in g["params"]] == [id(p) for p in plain.parameters()]
+    assert type(net[1][0]) is nn.Conv2d and isinstance(net[1][0].weight, nn.Parameter)
+    torch.optim.SGD([m.weight for m in net.modules() if isinstance(m, nn.Conv2d)], 0.1)
+    assert set(net.state_dict()) - set(before.state_dict()) == {"1.0.weight_gate", "2.weight_gate"}
+
+
+def test_the_polar_gate_is_that_of_gdp_up_to_a_constant():
+    x = torch.linspace(0, 1, 101)
+    for eps in (0.1, 1e-4):
+        torch.testing.assert_close(polar(x, eps), (1 + eps) * x**2 / (x**2 + eps))
+        assert polar(x, eps)[0] == 0.0 and polar(x, eps)[-1] == 1.0
+    slope = torch.func.grad(lambda v: polar(v, 0.03))
+    assert slope(torch.tensor(0.0)) == 0.0
+    around = torch.vmap(slope)(torch.linspace(0.01, 0.99, 99))
+    assert abs(int(around.argmax()) + 1 - 10) <= 1  # steepest at sqrt(eps / 3) = 0.1
+
+
+def test_closed_channels_do_not_reach_the_output_and_get_no_gradient():
+    net = Concat().eval()
+    _, gates = gated(net)
+    gates.close("up", [2])
+    before = net(X)
+    with torch.no_grad():
+        net.up.weight[2] += 100
+    assert torch.equal(net(X), before)
+    net(X).sum().backward()
+    assert net.d[0]._parameters["weight"].grad[:, [8, 18]].abs().max() == 0.0
+    assert net.d[0]._parameters["weight"].grad[:, [7, 17]].abs().max() > 0.0
+
+
+def test_tied_weights_are_folded_once():
+    net = Tied().eval()
+    _, gates = gated(net)
+    gates.raw.fill_(0.3)
+    gates.sync()
+    expected = net(X)
+    fold(gates)
+    assert net.a.weight is net.b.weight
+    torch.testing.assert_close(net(X), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_fold_can_be_undone():
+    net = Concat().eval()
+    _, gates = gated(net)
+    gates.raw.fill_(0.2)
+    gates.sync()
+    expected, weight = net(X), net.up._parameters["weight"].data_ptr()
+    undo = fold(gates)
+    assert not any("gate" in k for k in net.state_dict()) and type(net.up) is nn.Conv2d
+    undo()
+    assert torch.equal(net(X), expected) and net.up._parameters["weight"].data_ptr() == weight
+
+
+def test_misuse_is_refused():
+    net = Chain()
+    graph, gates = gated(net)
+    with pytest.raises(gdp.GDPError, match="has gates already"):
+        gdp.insert_gates(net, graph)
+    with pytest.raises(gdp.GDPError, match=r"no gate 'nope'; the gates are: 0\.0, 1\.0"):
+        gates["nope"]
+    with pytest.raises(gdp.GDPError, match=r"in \[0, 7\], but got \[8\]"):
+        gates.close("0.0", [8])
+    with pytest.raises(gdp.GDPError, match="leave at least one"):
+        gates.close("0.0", range(8))
+    assert gates["0.0"].value.min() == 1.0
+    wider = nn.Sequential(*Chain().children())
+    wider[0] = nn.Sequential(nn.Conv2d(3, 9, 3, padding=1), nn.BatchNorm2d(9), nn.ReLU())
+    with pytest.raises(gdp.GDPError, match="trace the network again"):
+        gdp.insert_gates(wider, graph)
+
+
+def test_gates_work_in_double_and_bfloat16():
+    for dtype in (torch.float64, torch.bfloat16):
+        net = Chain().eval()
+        _, gates = gated(net)
+        net.to(dtype)
+        gates.close("0.0", [0])
+        assert net(X.to(dtype)).dtype == dtype and gates.raw.dtype == torch.float32

@@ -1,0 +1,58 @@
+import pytest
+import torch
+from torch import nn
+
+from gdp.gates import polar
+from gdp.polarize import anneal, gate_gradient, move, sensitivity, settle
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_gates_gradient_is_in_the_weights_gradient(transposed):
+    """sum(W_c * dL/dW_c) = g_c * dL/dg_c, against autograd on the gate itself."""
+    conv = nn.ConvTranspose2d(5, 4, 3) if transposed else nn.Conv2d(5, 4, 3)
+    function = nn.functional.conv_transpose2d if transposed else nn.functional.conv2d
+    gate, x = torch.rand(5, requires_grad=True), torch.randn(2, 5, 7, 7)
+    dim = 0 if transposed else 1
+    shape = [1] * 4
+    shape[dim] = 5
+    weight = conv.weight.detach().requires_grad_()
+    loss = function(x, weight * gate.view(shape), conv.bias).square().sum()
+    loss.backward()
+    torch.testing.assert_close(
+        gate_gradient(weight.detach(), weight.grad, dim), gate.detach() * gate.grad, rtol=1e-4, atol=1e-3
+    )
+
+
+def test_sensitivity_forgets_and_ignores_what_is_not_finite():
+    past = torch.tensor([1.0, 2.0])
+    torch.testing.assert_close(sensitivity(past, torch.tensor([2.0, 0.0]), 0.9), torch.tensor([1.3, 1.8]))
+    assert torch.equal(sensitivity(past, torch.tensor([float("nan"), 0.0]), 0.9), past)
+
+
+def test_gates_polarize_to_exact_zero_and_one():
+    raw, keep = torch.tensor([1.0, 1.0, 0.05, 0.0]), torch.tensor([True, False, True, False])
+    trail = []
+    for step in range(50):
+        eps = anneal(0.1, 1e-4, step / 50)
+        raw = move(raw, keep, eps, 1e-3 ** (1 / 50), 0.01)
+        trail.append(polar(raw, eps))
+    assert torch.stack(trail)[:, 1].diff().max() <= 0
+    assert raw.tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_a_closing_gate_may_come_back_until_it_is_zero():
+    closing, stay = torch.tensor([False]), torch.tensor([True])
+    raw = torch.ones(1)
+    for _ in range(10):
+        raw = move(raw, closing, 1e-2, 0.8, 0.01)
+    assert 0 < raw < 0.2
+    for _ in range(10):
+        raw = move(raw, stay, 1e-2, 0.8, 0.01)
+    assert raw == 1.0
+    assert move(torch.zeros(1), stay, 1e-2, 0.8, 0.01) == 0.0
+
+
+def test_settled_gates_are_zero_or_above_one_half():
+    raw = settle(torch.tensor([1.0, 0.001, 0.7, 0.0]), torch.tensor([True, True, False, False]), 1e-4)
+    value = polar(raw, 1e-4)
+    assert value[[2, 3]].tolist() == [0.0, 0.0] and value[[0, 1]].min() > 0.5
