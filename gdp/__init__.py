@@ -1,4 +1,4 @@
-"""gdp: make a convolutional network smaller while it trains, exactly and at its FLOPs target (GDP, arXiv 2109.02220)."""
+"""gdp makes a convolutional network smaller while it trains, exactly at its FLOPs target (GDP, arXiv 2109.02220)."""
 
 from gdp.callback import GDPCallback
 from gdp.errors import GDPError

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ def polar(x: Tensor, eps: float) -> Tensor:
 
 
 @cache
-def _gated_class(cls: type[nn.Module], tensor: str) -> type[nn.Module]:
+def _gated_class(cls: Any, tensor: str) -> Any:
     def gated(self: nn.Module) -> Tensor | None:
         weight, gate = self._parameters[tensor], self._buffers[tensor + SUFFIX]
         return None if weight is None or gate is None else weight * gate.to(weight.dtype)
@@ -219,7 +220,8 @@ def attach(reader: Reader) -> None:
 
 def act(reader: Reader) -> None:
     """From now on the layer computes with its gated weight. Until then its `weight` is the plain Parameter."""
-    reader.module.__class__ = _gated_class(type(reader.module), reader.tensor)
+    cls: Any = type(reader.module)
+    reader.module.__class__ = _gated_class(cls, reader.tensor)
 
 
 def detach(reader: Reader) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,15 +11,15 @@ from torch import Tensor
 
 from gdp.graph import Axis, ChannelGraph, ChannelGroup, FlopModel, Frozen
 from gdp.labels import STAY
-from gdp.walk import Walk
+from gdp.walk import FlopTerm, Walk
 
 
 def group_channels(walk: Walk, inputs: tuple[Any, ...]) -> ChannelGraph:
     """Turn what a walk collected into a ChannelGraph."""
     root, reasons = walk.units.resolve()
     axes = {key: root[vector] for key, vector in walk.axes.items()}
-    terms = [(t.coef, *(v if v is None else root[v] for v in (t.rows, t.cols))) for t in walk.flops]
-    loose = [v for _, *vectors in terms for v in vectors if v is not None]
+    terms = [FlopTerm(t.coef, *(None if v is None else root[v] for v in (t.rows, t.cols))) for t in walk.flops]
+    loose = [v for t in terms for v in (t.rows, t.cols) if v is not None]
 
     cls = _refine(len(root), [*axes.values(), *loose])
     read = torch.zeros(len(root), dtype=torch.bool)
@@ -112,34 +113,31 @@ def _frozen(
     return tuple(rows)
 
 
-def _flop_model(terms: list, group_of: Tensor, sizes: Tensor) -> FlopModel:
+def _flop_model(terms: list[FlopTerm], group_of: Tensor, sizes: Tensor) -> FlopModel:
     const, coefs, rows, cols = 0, [], [], []
-    offsets, links = [1], []  # axis 0 is the constant 1
-    known: dict[int, int] = {}
+    offsets: list[int] = [1]  # axis 0 is the constant 1
+    links: list[tuple[int, int, int]] = []  # axis, group, multiplicity
 
     def axis_of(vector: Tensor | None) -> int:
         if vector is None:
             return 0
-        if id(vector) not in known:
-            owner = group_of[vector]
-            known[id(vector)] = len(offsets)
-            groups, mult = torch.unique(owner[owner >= 0], return_counts=True)
-            links.extend(
-                (len(offsets), g, m // int(sizes[g])) for g, m in zip(groups.tolist(), mult.tolist(), strict=True)
-            )
-            offsets.append(int((owner < 0).sum()))
-        return known[id(vector)]
+        owner = group_of[vector]
+        groups, mult = torch.unique(owner[owner >= 0], return_counts=True)
+        for g, m in zip(groups.tolist(), mult.tolist(), strict=True):
+            links.append((len(offsets), g, m // int(sizes[g])))
+        offsets.append(int((owner < 0).sum()))
+        return len(offsets) - 1
 
-    for coef, row, col in terms:
-        if row is None and col is None:
-            const += coef
+    for term in terms:
+        if term.rows is None and term.cols is None:
+            const += term.coef
         else:
-            coefs.append(coef)
-            rows.append(axis_of(row))
-            cols.append(axis_of(col))
+            coefs.append(term.coef)
+            rows.append(axis_of(term.rows))
+            cols.append(axis_of(term.cols))
 
-    def column(values: list) -> Tensor:
-        return torch.tensor(values, dtype=torch.long)
+    def column(values: Iterable[int]) -> Tensor:
+        return torch.tensor(list(values), dtype=torch.long)
 
     axis, group, mult = (column(c) for c in zip(*links, strict=True)) if links else (column([]),) * 3
     return FlopModel(const, column(coefs), column(rows), column(cols), column(offsets), axis, group, mult, sizes)

@@ -91,9 +91,10 @@ def load_pruned(model: Net, path: str | os.PathLike[str]) -> Net:
     found = {k: tuple(v.shape) for k, v in state.items() if isinstance(v, Tensor)}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
+            expected, held = wanted.get(name, "absent"), found.get(name, "no such tensor")
             raise GDPError(
-                f"{os.fspath(path)!r} does not fit {type(model).__name__}: {name} should be {wanted.get(name, 'absent')}"
-                f", but the file has {found.get(name, 'no such tensor')}. Build the same architecture that was pruned."
+                f"{os.fspath(path)!r} does not fit {type(model).__name__}: {name} should be {expected}, but it holds "
+                f"{held}. Build the same architecture that was pruned."
             )
     undo = cut(model, plan)
     try:

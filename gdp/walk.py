@@ -126,7 +126,7 @@ class Call:
     def freeze(self, ids: Tensor, reason: str) -> None:
         self.units.freeze(ids, reason)
 
-    def result(self, labels: Labels) -> Any:
+    def result(self, labels: Labels | Weight) -> Any:
         """`labels` for the first result; further ones (indices of max pooling) are left without units."""
         if isinstance(self.outputs, tuple):
             return labels

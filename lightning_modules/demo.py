@@ -42,9 +42,7 @@ def main() -> None:
     with torch.no_grad():
         difference = (again.eval()(images) - model.net.eval()(images)).abs().max().item()
     print(f"test accuracy of the pruned network: {accuracy:.2%}")
-    print(
-        f"saved ({size / 1024:.0f} KiB), loaded again: outputs on {len(images)} test images differ by at most {difference}"
-    )
+    print(f"saved ({size / 1024:.0f} KiB) and loaded again: {len(images)} test images, largest difference {difference}")
 
 
 if __name__ == "__main__":

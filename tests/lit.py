@@ -24,10 +24,8 @@ def loader(n: int = 64, batch_size: int = 16, **kw) -> DataLoader:
 
 
 def small_net(width: int = 8) -> nn.Sequential:
-    return nn.Sequential(
-        conv(3, width), conv(width, 2 * width, stride=2), conv(2 * width, 2 * width), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
-        nn.Linear(8 * width, 4),
-    )  # fmt: skip
+    stages = [conv(3, width), conv(width, 2 * width, stride=2), conv(2 * width, 2 * width)]
+    return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8 * width, 4))
 
 
 class Lit(pl.LightningModule):
@@ -104,9 +102,10 @@ class Nested(Lit):
 
 
 def trainer(*callbacks, epochs: int = 8, **kw) -> pl.Trainer:
-    kw.setdefault("logger", False)
-    kw.setdefault("enable_checkpointing", False)
-    return pl.Trainer(
-        max_epochs=epochs, callbacks=list(callbacks), accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
-        **kw,
-    )  # fmt: skip
+    quiet = {
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": False,
+    }
+    return pl.Trainer(max_epochs=epochs, callbacks=list(callbacks), accelerator="cpu", **(quiet | kw))
