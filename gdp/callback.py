@@ -146,10 +146,9 @@ class GDPCallback(pl.Callback):
     def _progress(self) -> dict[str, float]:
         pruner = self.pruner
         assert pruner is not None
-        opened = pruner.gates.opened
         return {
-            "gdp/flops": pruner.graph.flops.count(opened) / pruner.graph.flops.dense,
-            "gdp/open_channels": float(opened.sum()),
+            "gdp/flops": pruner.remaining,
+            "gdp/open_channels": float(pruner.opened.sum()),
             "gdp/lambda": pruner.multiplier,
         }
 

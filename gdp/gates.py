@@ -60,6 +60,13 @@ class Reader:
         assert weight is not None
         return weight
 
+    @property
+    def gate(self) -> Tensor:
+        """The buffer beside the weight, shaped to be multiplied with it."""
+        gate = self.module._buffers[self.tensor + SUFFIX]
+        assert gate is not None
+        return gate
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -81,6 +88,8 @@ class Gates:
     Attributes:
         raw: the x of every gate, shape (channels of all groups,), in [0, 1]; 0.0 is closed for good.
         eps: sharpness of the polar gate, annealed from about 0.1 to 1e-4.
+        readers: the gated weights.
+        index: the index vectors of all readers, one after the other.
     """
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, eps: float = 0.1) -> None:
@@ -92,6 +101,7 @@ class Gates:
         self.spans = {g.name: slice(starts[i], starts[i + 1]) for i, g in enumerate(graph.groups)}
         self.group_of = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.long))
         self.readers = _readers(model, graph, self.spans, len(self.raw))
+        self.index = torch.cat([torch.empty(0, dtype=torch.long), *(r.index for r in self.readers)])
         self._acting = False
         for reader in self.readers:
             attach(reader)
@@ -148,11 +158,11 @@ class Gates:
             self._acting = True
             for reader in self.readers:
                 act(reader)
-        values = torch.cat([self.values, self.raw.new_ones(1)])
-        for reader in self.readers:
-            gate = reader.module._buffers[reader.tensor + SUFFIX]
-            assert gate is not None
-            gate.copy_(values[reader.index.to(values.device)].view(gate.shape))
+        values = torch.cat([self.values, self.raw.new_ones(1)])[self.index]
+        parts = values.split([len(r.index) for r in self.readers])
+        for reader, part in zip(self.readers, parts, strict=True):
+            gate = reader.gate
+            gate.copy_(part.view(gate.shape))
 
     def withdraw(self) -> None:
         """Take all gates away without a trace; the weights are not changed."""
@@ -168,7 +178,7 @@ class Gates:
 
     def to(self, device: torch.device) -> None:
         """Move the state to the device where the weights train."""
-        self.raw = self.raw.to(device)
+        self.raw, self.index = self.raw.to(device), self.index.to(device)
 
 
 def insert_gates(model: nn.Module, graph: ChannelGraph) -> Gates:

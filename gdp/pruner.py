@@ -61,6 +61,13 @@ class Pruner:
         total_steps: optimizer steps in the whole run; may be set later, but before the first `step()`.
         schedule: when and how fast.
 
+    Attributes:
+        worth: running mean of the squared gate gradient of every channel.
+        opened: open channels per group when channels were last chosen; reading gates more often would stall a GPU.
+        multiplier: lambda in units of the average: a channel stays if its share of all worth is more than lambda times
+            its share of all FLOPs.
+        done: the window is over and the target holds.
+
     Raises:
         GDPError: the target is no fraction or out of reach, or nothing can be pruned.
     """
@@ -84,6 +91,7 @@ class Pruner:
         self.gates = insert_gates(model, graph)
         self.gates.eps = self.schedule.eps[0]
         self.worth = torch.zeros_like(self.gates.raw)
+        self.opened = self.gates.opened
         self.steps = 0
         self.done = False
         self.multiplier = 0.0
@@ -101,31 +109,27 @@ class Pruner:
 
     @property
     def remaining(self) -> float:
-        """Fraction of the dense FLOPs that the open gates cost now."""
-        return self.graph.flops.count(self.gates.opened) / self.graph.flops.dense
+        """Fraction of the dense FLOPs that the channels in `opened` cost."""
+        return self.graph.flops.count(self.opened) / self.graph.flops.dense
 
     @torch.no_grad()
     def watch(self) -> None:
         """Read the gates' gradients from the weights' gradients, as they are reduced, accumulated and unscaled."""
         if self.done or self.steps % self.schedule.watch:
             return
-        total: Tensor | None = None
-        for reader in self.gates.readers:
-            weight = reader.weight
-            if weight.grad is None:
-                continue
-            if total is None:
-                self._to(weight.device)
-                total = torch.zeros(len(self.gates.raw) + 1, device=weight.device)
-            gradient = gate_gradient(weight, weight.grad, reader.dim).float()
-            total.index_add_(0, reader.index.to(weight.device), gradient)
-        if total is not None:
-            self.worth = sensitivity(self.worth, total[:-1], self.schedule.memory)
-
-    def _to(self, device: torch.device) -> None:
-        if self.worth.device != device:
-            self.worth = self.worth.to(device)
-            self.gates.to(device)
+        weights = [reader.weight for reader in self.gates.readers]
+        if all(w.grad is None for w in weights):
+            return
+        if self.worth.device != weights[0].device:
+            self.worth = self.worth.to(weights[0].device)
+            self.gates.to(weights[0].device)
+        gradients = [
+            torch.zeros(len(r.index), device=w.device) if w.grad is None else gate_gradient(w, w.grad, r.dim).float()
+            for r, w in zip(self.gates.readers, weights, strict=True)
+        ]
+        by_channel = torch.zeros(len(self.worth) + 1, device=self.worth.device)
+        by_channel.index_add_(0, self.gates.index, torch.cat(gradients))
+        self.worth = sensitivity(self.worth, by_channel[:-1], self.schedule.memory)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -143,11 +147,10 @@ class Pruner:
             self._settle()
             return
         assert self._keep is not None
-        keep = self._keep.to(gates.raw.device)
         factor = 1e-3 ** (
             1 / self._glide(end - start)
         )  # over a glide x falls from 1 to the value where the gate is shut
-        gates.raw = move(gates.raw, keep, gates.eps, factor, self.CLOSED)
+        gates.raw = move(gates.raw, self._keep, gates.eps, factor, self.CLOSED)
         gates.sync()
 
     @torch.no_grad()
@@ -167,13 +170,16 @@ class Pruner:
         budget = int(fraction * flops.dense)
         if budget > target:
             chosen = select_channels(worth, group_of, alive, flops, budget, chosen.opened, budget)
-        self._keep, self.multiplier = chosen.keep, chosen.multiplier
+        self._keep = _as_on_rank_zero(chosen.keep.to(self.gates.raw.device))
+        self.multiplier = chosen.multiplier * flops.dense / max(float(worth.sum()), 1e-30)
+        self.opened = self.gates.opened
 
     def _settle(self) -> None:
         assert self._keep is not None
         self.gates.eps = self.schedule.eps[1]
-        self.gates.raw = settle(self.gates.raw, self._keep.to(self.gates.raw.device), self.gates.eps)
+        self.gates.raw = settle(self.gates.raw, self._keep, self.gates.eps)
         self.gates.sync()
+        self.opened = self.gates.opened
         self.done = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -202,10 +208,19 @@ class Pruner:
         device = self.gates.raw.device
         self.gates.raw, self.gates.eps = state["raw"].to(device), state["eps"]
         self.worth, self.steps, self.done = state["worth"].to(device), state["steps"], state["done"]
-        self.multiplier = state["multiplier"]
-        self._keep = None if state["keep"] is None else state["keep"].cpu()
+        self.multiplier, self.opened = state["multiplier"], self.gates.opened
+        self._keep = None if state["keep"] is None else state["keep"].to(device)
 
     def resume(self) -> None:
         """Let loaded gates act, once the user's optimizers exist."""
         if bool((self.gates.raw < 1).any()):
             self.gates.sync()
+
+
+def _as_on_rank_zero(decision: Tensor) -> Tensor:
+    """Sums on a GPU differ in the last bits from rank to rank; the decision must not."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        shared = decision.to(torch.uint8)
+        torch.distributed.broadcast(shared, 0)
+        return shared.bool()
+    return decision

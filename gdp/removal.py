@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from gdp.errors import GDPError
 from gdp.export import run
 from gdp.flops import count_flops, count_parameters
-from gdp.gates import SUFFIX, Gates
+from gdp.gates import Gates
 from gdp.graph import ChannelGraph
 from gdp.plan import Plan
 from gdp.report import Report
@@ -52,12 +52,11 @@ def fold(gates: Gates) -> Undo:
     was: dict[int, tuple[nn.Parameter, Tensor]] = {}
     folded: set[tuple[int, int]] = set()
     for reader in gates.readers:
-        weight, gate = reader.weight, reader.module._buffers[reader.tensor + SUFFIX]
-        assert gate is not None
+        weight = reader.weight
         if (id(weight), reader.dim) not in folded:  # tied weights are folded once
             folded.add((id(weight), reader.dim))
             was.setdefault(id(weight), (weight, weight.data))
-            weight.data = weight.data * gate.to(weight.dtype)
+            weight.data = weight.data * reader.gate.to(weight.dtype)
     gates.withdraw()
 
     def put_back() -> None:

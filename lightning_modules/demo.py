@@ -26,9 +26,8 @@ def main() -> None:
     pl.seed_everything(0)
     model, data = Classification(model="resnet20", channels=1), DigitsData()
     pruning = gdp.GDPCallback(target_flops=options.target_flops)
-    trainer = pl.Trainer(
-        max_epochs=options.epochs, callbacks=[pruning], logger=False, enable_checkpointing=False, log_every_n_steps=1
-    )
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_epochs=options.epochs, callbacks=[pruning], **quiet)
     trainer.fit(model, data)
     print(pruning.report)
     accuracy = trainer.test(model, data, verbose=False)[0]["test/accuracy"]
