@@ -5,7 +5,7 @@ RUN := OMP_NUM_THREADS=1 $(BIN)/python
 DATA ?=
 ARGS ?=
 
-.PHONY: setup demo test lint bench bench-trace digits-table train-digits train-cifar10 train-imagenet
+.PHONY: setup demo test lint bench digits-table train-digits has-cifar10 train-cifar10 has-imagenet train-imagenet
 
 setup: .venv/ready
 
@@ -34,12 +34,16 @@ digits-table: setup
 train-digits: setup
 	$(RUN) -m lightning_modules.train fit --config configs/digits_resnet20.yaml $(ARGS)
 
-train-cifar10: setup
+has-cifar10:
 	@test -n "$(DATA)" && { test -d "$(DATA)/train" || test -d "$(DATA)/cifar-10-batches-py"; } || { \
-	  echo "make train-cifar10 expects DATA=<folder> with cifar-10-batches-py inside, or with train/<class>/ and test/<class>/ images, but got DATA='$(DATA)'."; exit 2; }
+	  echo "make train-cifar10 expects DATA=<folder> that holds cifar-10-batches-py, or train/<class>/ and test/<class>/ images, but got DATA='$(DATA)'."; exit 2; }
+
+train-cifar10: has-cifar10 setup
 	$(RUN) -m lightning_modules.train fit --config configs/cifar10_resnet20.yaml --data.root="$(DATA)" $(ARGS)
 
-train-imagenet: setup
+has-imagenet:
 	@test -n "$(DATA)" && test -d "$(DATA)/train" && test -d "$(DATA)/val" || { \
-	  echo "make train-imagenet expects DATA=<folder> with train/<class>/ and val/<class>/ images (ImageFolder layout), but got DATA='$(DATA)'."; exit 2; }
+	  echo "make train-imagenet expects DATA=<folder> that holds train/<class>/ and val/<class>/ images (ImageFolder layout), but got DATA='$(DATA)'."; exit 2; }
+
+train-imagenet: has-imagenet setup
 	$(RUN) -m lightning_modules.train fit --config configs/imagenet_resnet50.yaml --data.root="$(DATA)" $(ARGS)

@@ -1,0 +1,42 @@
+import re
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from lit import Lit, images, loader, small_net
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+class Data(pl.LightningDataModule):
+    def train_dataloader(self):
+        return loader(batch_size=16, shuffle=True)
+
+
+def test_the_code_blocks_run_as_they_stand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pl.seed_everything(0)
+    first, keep, plain = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len([line for line in first.splitlines() if line]) == 5
+    names = {"model": Lit(), "datamodule": Data(), "MyNet": small_net}
+    exec(first, names)
+    assert 0.39 <= names["callback"].report.remaining <= 0.4
+    exec(keep, names)
+    x = images().tensors[0]
+    assert torch.equal(names["net"].eval()(x), names["model"].net.eval()(x))
+
+    net = small_net()
+    names |= {"net": net, "optimizer": torch.optim.SGD(net.parameters(), 0.05), "batches": list(loader()) * 5}
+    names["example_input"] = x[:1]
+    exec(plain, names)
+    assert 0.49 <= names["report"].remaining <= 0.5
+
+
+def test_what_the_readme_names_is_there():
+    root = Path(__file__).parent.parent
+    targets = (root / "Makefile").read_text()
+    for target in set(re.findall(r"make ([a-z0-9-]+)", README)) - {"a"}:
+        assert f"\n{target}:" in targets, target
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (root / link).exists(), link
+    assert "<!--" not in README and "gdp: what is left" in README
