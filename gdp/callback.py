@@ -22,6 +22,7 @@ from gdp.preflight import preflight
 from gdp.pruner import Pruner, Schedule
 from gdp.removal import remove
 from gdp.report import Report
+from gdp.store import recall
 from gdp.trace import trace
 
 
@@ -65,7 +66,7 @@ class GDPCallback(pl.Callback):
     # Gates go in when the module is complete, after its own `setup` and `configure_model`, and before a checkpoint is
     # restored and the strategy wraps it. Lightning calls no callback then, so configure_model is extended for once.
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage != "fit" or self.report is not None:
+        if stage != "fit":
             return
         configure_model = pl_module.configure_model
 
@@ -113,6 +114,9 @@ class GDPCallback(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         _restore_configure_model(pl_module)
+        if self.pruner is not None and self.pruner.steps == 0:
+            self.pruner.gates.withdraw()
+            self.pruner = self._network = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"pruner": self.pruner.state_dict()} if self.pruner is not None else {}
@@ -123,6 +127,10 @@ class GDPCallback(pl.Callback):
 
     def _insert(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         name, network = find_network(pl_module, self.module)
+        if self.report is not None and recall(network) is self.report:
+            rank_zero_info("gdp: this network is pruned already; it is trained on as it is.")
+            return
+        self.report = None
         array = pl_module.example_input_array
         batch = None if array is not None else _first_batch(trainer)
         graph = trace(network, example_inputs(pl_module, network, array, batch), self.ignore)
@@ -183,7 +191,12 @@ def _first_batch(trainer: pl.Trainer) -> Any:
     """The first training batch, in the main process, leaving the random generators as they were."""
     with isolate_rng():
         loader = trainer.fit_loop._data_source.dataloader()
-        return next(iter(CombinedLoader(loader, "max_size_cycle")))[0]
+        for batch, _, _ in CombinedLoader(loader, "max_size_cycle"):
+            return batch
+    raise GDPError(
+        "The training loader is empty, so there is no example input to trace the network with. Check the loader, or "
+        "set `self.example_input_array` in the LightningModule."
+    )
 
 
 def _with_trained_readers(network: nn.Module, graph: ChannelGraph) -> ChannelGraph:

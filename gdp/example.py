@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gdp.errors import GDPError
-from gdp.export import Inputs, mode_of
+from gdp.export import Inputs, inputs_for, mode_of
 
 Candidate = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of forward
 
@@ -75,6 +75,7 @@ def _inputs_seen(receiver: nn.Module, network: nn.Module, args: tuple, kwargs: d
             raise GDPError(f"{type(network).__name__}.forward takes keyword-only arguments: {list(bound.kwargs)}.")
         seen.append(bound.args)
 
+    args, kwargs = inputs_for(receiver, (args, kwargs))
     hook = network.register_forward_pre_hook(note, with_kwargs=True)
     try:
         with mode_of(receiver, training=False), torch.no_grad():

@@ -14,7 +14,7 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
-from gdp.export import as_inputs, differs_in_training, exported, train_inputs
+from gdp.export import as_inputs, differs_in_training, exported, inputs_for, train_inputs
 from gdp.graph import ChannelGraph
 from gdp.grouping import group_channels
 from gdp.labels import Labels
@@ -40,7 +40,7 @@ def trace(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = 
     >>> [(f.name, f.channels, f.reason) for f in graph.frozen]
     [('2', 4, "reaches the network's output")]
     """
-    inputs = as_inputs(example_inputs)
+    inputs = inputs_for(model, as_inputs(example_inputs))
     ignored = _ignored_tensors(model, ignore)
     tensors = dict(_tensors(model))
     canonical: dict[int, str] = {}

@@ -262,6 +262,14 @@ def test_a_second_fit_trains_the_small_network_on():
     assert [p.shape for p in lit.parameters()] == shapes and not torch.equal(lit.net[0][0].weight, before)
 
 
+def test_the_same_callback_prunes_another_model():
+    pruning = GDPCallback(target_flops=0.5)
+    for _ in range(2):
+        lit = Lit()
+        trainer(pruning, epochs=2).fit(lit, loader())
+        assert gdp.store.recall(lit.net) is pruning.report and lit.net[1][0].out_channels < 16
+
+
 def test_resumed_equals_uninterrupted(tmp_path):
     def run(epochs_of_checkpoint=None, resume=None):
         pl.seed_everything(0)
@@ -323,8 +331,16 @@ def test_a_target_that_is_no_fraction_is_refused_at_once(target):
 
 
 def test_a_run_without_an_end_is_refused():
+    lit = Unused()
+    keys = list(lit.state_dict())
     with pytest.raises(gdp.GDPError, match=r"no end.*max_steps"):
-        trainer(GDPCallback(target_flops=0.5), epochs=-1).fit(Unused(), loader())
+        trainer(GDPCallback(target_flops=0.5), epochs=-1).fit(lit, loader())
+    assert list(lit.state_dict()) == keys
+
+
+def test_an_empty_loader_is_refused():
+    with pytest.raises(gdp.GDPError, match="training loader is empty"):
+        trainer(GDPCallback(target_flops=0.5)).fit(Unused(), loader(n=0))
 
 
 def test_no_example_says_what_to_set():
