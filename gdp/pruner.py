@@ -73,6 +73,7 @@ class Pruner:
     """
 
     CLOSED = 0.01  # a gate below this value is as good as closed
+    SHUT = 1e-3  # x falls by this factor in one glide: with the last eps, to about that value of the gate
 
     def __init__(
         self,
@@ -117,16 +118,19 @@ class Pruner:
         """Read the gates' gradients from the weights' gradients, as they are reduced, accumulated and unscaled."""
         if self.done or self.steps % self.schedule.watch:
             return
-        weights = [reader.weight for reader in self.gates.readers]
+        readers = self.gates.readers
+        weights = [reader.weight for reader in readers]
         if all(w.grad is None for w in weights):
             return
         if self.worth.device != weights[0].device:
             self.worth = self.worth.to(weights[0].device)
             self.gates.to(weights[0].device)
-        gradients = [
-            torch.zeros(len(r.index), device=w.device) if w.grad is None else gate_gradient(w, w.grad, r.dim).float()
-            for r, w in zip(self.gates.readers, weights, strict=True)
-        ]
+        gradients = [torch.zeros(len(reader.index), device=self.worth.device) for reader in readers]
+        once = {(id(weight), reader.dim): i for i, (reader, weight) in enumerate(zip(readers, weights, strict=True))}
+        for i in once.values():  # the gradient of tied weights is the sum over their uses already
+            grad = weights[i].grad
+            if grad is not None:
+                gradients[i] = gate_gradient(weights[i], grad, readers[i].dim).float()
         by_channel = torch.zeros(len(self.worth) + 1, device=self.worth.device)
         by_channel.index_add_(0, self.gates.index, torch.cat(gradients))
         self.worth = sensitivity(self.worth, by_channel[:-1], self.schedule.memory)
@@ -147,9 +151,7 @@ class Pruner:
             self._settle()
             return
         assert self._keep is not None
-        factor = 1e-3 ** (
-            1 / self._glide(end - start)
-        )  # over a glide x falls from 1 to the value where the gate is shut
+        factor = self.SHUT ** (1 / self._glide(end - start))
         gates.raw = move(gates.raw, self._keep, gates.eps, factor, self.CLOSED)
         gates.sync()
 

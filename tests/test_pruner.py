@@ -1,0 +1,106 @@
+import copy
+
+import pytest
+import torch
+from nets import Residual, Tied, randomize
+from torch import nn
+
+import gdp
+
+X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def train(net: nn.Module, pruner: gdp.Pruner, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        net(X).square().mean().backward()
+        pruner.watch()
+        optimizer.step()
+        pruner.step()
+
+
+def test_worth_is_the_squared_gradient_of_the_gate_tied_weights_included():
+    """Against finite differences of the loss in every gate."""
+    torch.manual_seed(0)
+    net = randomize(Tied()).double().eval()
+    graph = gdp.trace(net, X)
+    pruner = gdp.Pruner(net, graph, 0.5, 100, gdp.Schedule(memory=0.0, watch=1))
+    gates = pruner.gates
+    gates.raw.fill_(0.4)
+    gates.sync()
+
+    def loss() -> torch.Tensor:
+        return net(X.double()).square().mean()
+
+    loss().backward()
+    pruner.watch()
+    for c in range(8):
+        step, values = 1e-4, []
+        for sign in (1, -1):
+            for reader in gates.readers:
+                gate = reader.gate.double().clone()
+                gate.view(-1)[reader.index == c] += sign * step
+                reader.module._buffers[reader.tensor + "_gate"] = gate
+            values.append(loss().item())
+            for reader in gates.readers:
+                reader.module._buffers[reader.tensor + "_gate"] = reader.gate.float()
+            gates.sync()
+        gradient = gates["stem.0"].value[c].item() * (values[0] - values[1]) / (2 * step)
+        assert pruner.worth[c].item() == pytest.approx(gradient**2, rel=1e-2)
+
+
+def test_a_window_in_a_plain_loop_ends_at_the_target():
+    torch.manual_seed(0)
+    net = randomize(Residual())
+    pruner = gdp.Pruner(net, gdp.trace(net, X), 0.5, total_steps=60)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
+    start, fixed, end = pruner.window
+    assert (start, fixed, end) == (6, 29, 36)
+    train(net, pruner, optimizer, start - 1)
+    assert pruner.remaining == 1.0 and pruner.worth.max() > 0 and pruner.gates.values.min() == 1.0
+    train(net, pruner, optimizer, end - start + 1)
+    assert pruner.done and 0.49 <= pruner.remaining <= 0.5
+    values = pruner.gates.values
+    assert ((values == 0) | (values > 0.5)).all()
+    report = gdp.remove(net, pruner.graph, pruner.gates, [optimizer])
+    assert report.remaining == pruner.remaining
+
+
+def test_gradients_that_are_not_finite_or_missing_change_nothing():
+    net = randomize(Residual())
+    pruner = gdp.Pruner(net, gdp.trace(net, X), 0.5, 60, gdp.Schedule(watch=1))
+    pruner.watch()
+    assert pruner.worth.max() == 0.0
+    net(X).sum().backward()
+    pruner.watch()
+    worth = pruner.worth.clone()
+    net.a[0].weight.grad[0, 0] = float("inf")
+    pruner.watch()
+    assert torch.equal(pruner.worth, worth) and worth.max() > 0
+
+
+def test_a_loaded_pruner_goes_on_where_it_was():
+    torch.manual_seed(0)
+    net = randomize(Residual())
+    graph = gdp.trace(net, X)
+    other = copy.deepcopy(net)
+    first = gdp.Pruner(net, graph, 0.5, 60)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    train(net, first, optimizer, 20)
+    second = gdp.Pruner(other, graph, 0.5, 60)
+    other.load_state_dict(net.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    second.resume()
+    for model, pruner in ((net, first), (other, second)):
+        train(model, pruner, torch.optim.SGD(model.parameters(), 0.01), 20)
+    assert torch.equal(first.gates.raw, second.gates.raw) and first.done and second.done
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+
+
+def test_state_of_another_network_is_refused():
+    net = Residual()
+    pruner = gdp.Pruner(net, gdp.trace(net, X), 0.5, 60)
+    state = pruner.state_dict()
+    state["raw"] = state["raw"][:-1]
+    with pytest.raises(gdp.GDPError, match="checkpoint has 23 gates, but this network has 24"):
+        pruner.load_state_dict(state)
