@@ -68,6 +68,14 @@ class GDPCallback(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        if getattr(trainer.strategy, "_start_method", "popen") != "popen":
+            raise GDPError(
+                "gdp needs the network that is trained to be the one you hold, but this strategy trains a copy in "
+                "other processes. Use strategy='ddp' from a script instead of ddp_spawn or ddp_notebook."
+            )
+        if self.pruner is not None:  # of a fit that was interrupted
+            self.pruner.gates.withdraw()
+            self.pruner = self._network = None
         configure_model = pl_module.configure_model
 
         def configure_model_then_gate() -> None:
@@ -117,6 +125,10 @@ class GDPCallback(pl.Callback):
         if self.pruner is not None and self.pruner.steps == 0:
             self.pruner.gates.withdraw()
             self.pruner = self._network = None
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(module=self.module)
 
     def state_dict(self) -> dict[str, Any]:
         return {"pruner": self.pruner.state_dict()} if self.pruner is not None else {}

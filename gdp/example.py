@@ -25,7 +25,7 @@ def find_network(module: nn.Module, name: str | None = None) -> tuple[str, nn.Mo
     if name is None:
         children = [(n, c) for n, c in module.named_children() if any(True for _ in c.parameters())]
         own = any(True for _ in module.parameters(recurse=False))
-        callable_alone = len(children) == 1 and type(children[0][1]).forward is not nn.Module.forward
+        callable_alone = len(children) == 1 and type(_unwrapped(children[0][1])).forward is not nn.Module.forward
         name = children[0][0] if callable_alone and not own else ""
     try:
         network = module.get_submodule(name)
@@ -34,8 +34,13 @@ def find_network(module: nn.Module, name: str | None = None) -> tuple[str, nn.Mo
         raise GDPError(
             f"{type(module).__name__} has no submodule {name!r} for GDPCallback(module=...). It has: {some or 'none'}."
         ) from None
-    compiled = getattr(network, "_orig_mod", None)  # torch.compile wraps the network it compiles
-    return name, compiled if isinstance(compiled, nn.Module) else network
+    return name, _unwrapped(network)
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside what torch.compile makes of it."""
+    compiled = getattr(network, "_orig_mod", None)
+    return compiled if isinstance(compiled, nn.Module) else network
 
 
 def example_inputs(module: nn.Module, network: nn.Module, array: Any, batch: Any) -> Inputs:

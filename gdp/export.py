@@ -40,16 +40,30 @@ def inputs_for(model: nn.Module, inputs: Inputs) -> Inputs:
     return tree_map(move, inputs)
 
 
-def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """Every output tensor of the network in eval mode on an example input."""
-    with mode_of(model, training=False), torch.no_grad():
-        return [t.clone() for t in tree_leaves(model(*inputs_for(model, inputs))) if isinstance(t, Tensor)]
+def run(model: nn.Module, inputs: Inputs, training: bool = False) -> list[Tensor]:
+    """Every output tensor of the network on an example input, which is not changed; in eval mode unless asked."""
+    own = tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, inputs_for(model, inputs))
+    with mode_of(model, training), torch.no_grad():
+        return [t.clone() for t in tree_leaves(model(*own)) if isinstance(t, Tensor)]
+
+
+def randomized(inputs: Inputs) -> Inputs:
+    """Inputs of the same shapes with random numbers in place of floats: an example of zeros would show nothing."""
+    random = torch.Generator().manual_seed(0)
+
+    def other(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        return torch.randn(value.shape, generator=random).to(value)
+
+    return tree_map(other, inputs)
 
 
 @contextmanager
 def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
-    """Put the network in train or eval mode; afterwards every module has its own mode back, and the RNG its state."""
+    """Put the network in train or eval mode; afterwards modes, buffers and the RNG are as they were."""
     modes = [(m, m.training) for m in model.modules()]
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
     with torch.random.fork_rng(devices=[]):
         try:
             model.train(training)
@@ -57,6 +71,10 @@ def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
         finally:
             for module, was in modes:
                 module.training = was
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    if not torch.equal(buffer, value):
+                        buffer.copy_(value)
 
 
 def exported(model: nn.Module, inputs: Inputs, training: bool = False) -> ExportedProgram:
@@ -87,10 +105,11 @@ _SAME_SHAPE = {F.batch_norm, F.relu, F.dropout, F.gelu, F.silu, F.hardswish}
 
 
 class _Recorder(TorchFunctionMode):
-    """Names and results' shapes of the torch functions that a forward calls, without those on integer counters."""
+    """The torch functions that a forward calls: name, parameters used, shapes of results; not those on counters."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: dict[int, str]) -> None:
         super().__init__()
+        self.names = names
         self.calls: list[tuple[Any, ...]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -98,7 +117,8 @@ class _Recorder(TorchFunctionMode):
         out = args[0] if func in _SAME_SHAPE else func(*args, **(kwargs or {}))
         shapes = [tuple(t.shape) for t in tree_leaves(out) if isinstance(t, Tensor) and t.is_floating_point()]
         if shapes:
-            self.calls.append((getattr(func, "__name__", str(func)), shapes))
+            used = [self.names[id(a)] for a in tree_leaves((args, kwargs)) if id(a) in self.names]
+            self.calls.append((getattr(func, "__name__", str(func)), used, shapes))
         return out
 
 
@@ -114,7 +134,7 @@ def differs_in_training(model: nn.Module, inputs: Inputs) -> bool:
     for training in (False, True):
         with mode_of(model, training), torch.no_grad(), torch.device("meta"):
             try:
-                with _Recorder() as recorder:
+                with _Recorder({id(t): name for name, t in state.items()}) as recorder:
                     functional_call(model, state, metas)
             except Exception:
                 return True

@@ -93,6 +93,7 @@ class Gates:
     """
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, eps: float = 0.1) -> None:
+        self.model = model
         self.graph = graph
         self.eps = eps
         sizes = [g.size for g in graph.groups]
@@ -142,7 +143,12 @@ class Gates:
         """
         span = self._span(name)
         size = span.stop - span.start
-        index = torch.as_tensor(indices, dtype=torch.long).flatten()
+        index = torch.as_tensor(indices).flatten()
+        if index.dtype == torch.bool and len(index) == size:
+            index = torch.nonzero(index).flatten()
+        if len(index) and (index.is_floating_point() or index.dtype == torch.bool):
+            raise GDPError(f"Expected channel indices of {name!r}, or {size} bools, but got {indices!r}.")
+        index = index.long()
         if len(index) and not (int(index.min()) >= 0 and int(index.max()) < size):
             raise GDPError(f"Expected channel indices of {name!r} in [0, {size - 1}], but got {index.tolist()}.")
         raw = self.raw[span].clone()
@@ -150,7 +156,8 @@ class Gates:
         if not bool((raw > 0).any()):
             raise GDPError(f"Closing all {size} channels of {name!r} would cut the network in two; leave at least one.")
         self.raw[span] = raw
-        self.sync()
+        if self.inserted:
+            self.sync()
 
     def sync(self) -> None:
         """Write the gates' values beside the weights they act on, and let them act from now on."""
@@ -163,6 +170,11 @@ class Gates:
         for reader, part in zip(self.readers, parts, strict=True):
             gate = reader.gate
             gate.copy_(part.view(gate.shape))
+
+    @property
+    def inserted(self) -> bool:
+        """Whether the gates are in the network."""
+        return all(reader.tensor + SUFFIX in reader.module._buffers for reader in self.readers)
 
     def withdraw(self) -> None:
         """Take all gates away without a trace; the weights are not changed."""
@@ -192,10 +204,12 @@ def insert_gates(model: nn.Module, graph: ChannelGraph) -> Gates:
         raise GDPError(
             f"This {type(model).__name__} has gates already; cut it with gdp.remove() before new ones go in."
         )
+    canonical = {axis.tensor for group in graph.groups for axis in group.tensors}
     for name, shape in graph.shapes.items():
-        if name in tensors and tuple(tensors[name].shape) != shape:
+        found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
+        if name in canonical and found != shape:
             raise GDPError(
-                f"The graph was traced with {name} of shape {shape}, but it has {tuple(tensors[name].shape)} now; "
+                f"The graph was traced with {name} of shape {shape}, but {type(model).__name__} has {found}; "
                 "trace the network again."
             )
     return Gates(model, graph)
@@ -239,4 +253,4 @@ def detach(reader: Reader) -> None:
     cls = type(reader.module)
     if cls.__module__ == __name__:
         reader.module.__class__ = cls.__mro__[1]
-    del reader.module._buffers[reader.tensor + SUFFIX]
+    reader.module._buffers.pop(reader.tensor + SUFFIX, None)

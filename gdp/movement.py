@@ -34,6 +34,25 @@ def _full(call: Call, value: Any) -> Any:
     return value.full() if isinstance(value, Labels) else value
 
 
+def join(call: Call) -> Any:
+    """Concat and stack: sizes must agree along every other dimension, so channels there go together."""
+    parts = [v for v in call.args["tensors"] if isinstance(v, Labels)]
+    ndim = len(call.shape) - (call.op == "stack")
+    dim = call.args["dim"] % len(call.shape) if call.op != "stack" else None
+    if any(part.varies(d) for part in parts for d in range(ndim) if d != dim):
+        if dim is not None and any(part.varies(dim) for part in parts):
+            return call.unknown(f"{call.where} joins channels along two dimensions")
+        whole = len(parts) == len(call.args["tensors"])
+        for part in parts:
+            reason = f"joined with an input, zero padding or a constant in {call.where}"
+            call.units.tie(parts[0].ids if whole else torch.tensor(STAY), part.ids, reason)
+        if whole:
+            first = parts[0].ids
+            joined = [Labels(first, part.shape).full() for part in parts]
+            return Labels.of(call.target(joined, call.args["dim"]))
+    return move(call)
+
+
 def keep(call: Call) -> Any:
     """Copies, casts and changes of layout: labels pass as they are."""
     return call.args.get("self", call.args.get("input"))

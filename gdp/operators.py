@@ -23,9 +23,12 @@ def conv(call: Call) -> Any:
     FLOPs as fvcore counts them: batch x positions x elements of the weight, one multiply-add being one FLOP.
     """
     weight, source = call.stored("weight"), call.labels()
-    if weight is None:
-        return call.unknown(f"the weight of {call.where} is computed in forward")
     transposed = "transpose" in call.op
+    if weight is None:
+        kernel, shape = call["weight"].shape, source.shape if transposed else call.shape
+        at = len(shape) - len(kernel) + 1  # the channel dimension
+        call.walk.count(prod(shape[:at]) * prod(shape[at + 1 :]) * prod(kernel))
+        return call.unknown(f"the weight of {call.where} is computed in forward")
     out_axis, in_axis = (1, 0) if transposed else (0, 1)
     spatial = len(weight.shape) - 2
     channel_dim = len(source.shape) - spatial - 1
@@ -59,6 +62,7 @@ def linear(call: Call) -> Any:
     """`y = x W^T + b`: reads units along the last dimension, makes new ones. FLOPs: rows x in x out."""
     weight, source = call.stored("weight"), call.labels()
     if weight is None:
+        call.walk.count(prod(source.shape) * call["weight"].shape[0])
         return call.unknown(f"the weight of {call.where} is computed in forward")
     units_in = call.vector(source, len(source.shape) - 1)
     units_out = call.units.fresh(weight.shape[0])
@@ -72,13 +76,13 @@ def linear(call: Call) -> Any:
 
 
 def channel_norm(call: Call) -> Any:
-    """Batch and instance norm: every channel by itself. FLOPs as fvcore counts them in eval mode."""
+    """Batch and instance norm: every channel by itself. FLOPs as fvcore counts them, fewer with running statistics."""
     source = call.labels()
     units = call.vector(source, 1)
     for name in ("weight", "bias", "running_mean", "running_var"):
         _carry_vector(call, name, units)
-    affine = isinstance(call["weight"], Weight)
-    per_element = {"batch_norm": (1, 2), "instance_norm": (4, 5)}[call.op][affine]
+    running = call.op == "batch_norm" and not call["training"]
+    per_element = ((4, 5), (1, 2))[running][call["weight"] is not None]
     call.walk.count(per_element * prod(source.shape) // source.shape[1], units)
     return Labels.along(units, 1, call.shape)
 
@@ -95,8 +99,7 @@ def prelu(call: Call) -> Any:
 def mixing_norm(call: Call) -> Any:
     """Layer and group norm: statistics over several channels."""
     source = call.labels()
-    affine = isinstance(call["weight"], Weight)
-    call.walk.count((5 if affine else 4) * prod(source.shape))
+    call.walk.count((5 if call["weight"] is not None else 4) * prod(source.shape))
     return call.unknown(f"{call.where} mixes channels")
 
 
@@ -184,7 +187,8 @@ RULES: dict[str, Rule] = _table(
     (pointwise, "rand_like randn_like full_like where masked_fill lerp addcmul addcdiv copy threshold rrelu bernoulli"),
     (movement.keep, "contiguous clone to _to_copy detach alias type_as float half double"),
     (movement.move, "permute transpose t movedim swapaxes squeeze unsqueeze expand repeat repeat_interleave"),
-    (movement.move, "cat concat stack flip numpy_T mT expand_as"),
+    (movement.join, "cat concat stack"),
+    (movement.move, "flip numpy_T mT expand_as"),
     (movement.reshape, "view reshape _unsafe_view flatten unflatten view_as reshape_as"),
     (movement.split, "chunk split split_with_sizes tensor_split"),
     (movement.positional, "slice select narrow roll unbind"),

@@ -26,7 +26,7 @@ class Report:
         groups: name, kept and total channels of every group.
         frozen: the channels that had to stay, and why.
         max_abs, max_rel: largest difference between the outputs of the gated and of the cut network on the example
-            input, absolute, and relative to the largest output.
+            input and on random numbers of its shape, absolute, and relative to the largest output.
         plan: which entries of which tensors were kept.
     """
 

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
 from gdp.export import as_inputs, differs_in_training, exported, inputs_for, train_inputs
+from gdp.gates import SUFFIX
 from gdp.graph import ChannelGraph
 from gdp.grouping import group_channels
 from gdp.labels import Labels
@@ -40,6 +41,13 @@ def trace(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = 
     >>> [(f.name, f.channels, f.reason) for f in graph.frozen]
     [('2', 4, "reaches the network's output")]
     """
+    if not isinstance(model, nn.Module):
+        raise GDPError(f"Expected a torch.nn.Module to trace, but got {type(model).__name__}.")
+    if any(name.endswith(SUFFIX) for name, _ in model.named_buffers()):
+        raise GDPError(
+            f"This {type(model).__name__} has gates already, probably from a run that was interrupted. Finish it with "
+            "gdp.remove(network, pruner.graph, pruner.gates), or take the gates away with pruner.gates.withdraw()."
+        )
     inputs = inputs_for(model, as_inputs(example_inputs))
     ignored = _ignored_tensors(model, ignore)
     tensors = dict(_tensors(model))
@@ -91,6 +99,8 @@ def _run(walk: Walk, program: ExportedProgram, names: dict[str, str]) -> None:
                     walk.fix(value, "reaches the network's output")
         elif node.op == "call_function":
             env[node] = _apply(walk, node, env)
+        else:  # the body of a higher-order operator, which is not known
+            env[node] = None
 
 
 def _apply(walk: Walk, node: Node, env: dict[Node, Any]) -> Any:
@@ -112,7 +122,7 @@ def _apply(walk: Walk, node: Node, env: dict[Node, Any]) -> Any:
     op = node.target._opname.removesuffix("_")
     call = Call(op, args, shapes, _where(node), node.target, walk)
     rule = rule_for(op, node.target)
-    if not any(isinstance(o, Labels | Weight) for o in call.operands()) and shapes == []:
+    if op.startswith("_assert") or (shapes == [] and not any(True for _ in call.operands())):
         return None
     return rule(call) if rule is not None else call.unknown(f"{call.where} is not known to gdp")
 
@@ -133,8 +143,8 @@ def _where(node: Node) -> str:
 
 def _ignored_tensors(model: nn.Module, ignore: Sequence[str | type]) -> dict[str, str]:
     """Every parameter and buffer under a module that a pattern matches -> the pattern."""
-    if isinstance(ignore, str | type):
-        raise GDPError(f"Expected `ignore` to be a list of names, globs or module types, but got {ignore!r} alone.")
+    if not isinstance(ignore, list | tuple) or not all(isinstance(p, str | type) for p in ignore):
+        raise GDPError(f"Expected `ignore` to be a list of names, globs or module types, but got {ignore!r}.")
     found: dict[str, str] = {}
     for pattern in ignore:
         if isinstance(pattern, type):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +73,10 @@ class Walk:
             self.flops.append(FlopTerm(coef, rows, cols))
 
     def finish(self) -> None:
-        """Freeze what `fixed` weights carry."""
+        """Freeze what `fixed` weights carry, and weights that are read along two dimensions: a gate sits on one."""
+        for name, count in Counter(name for name, _ in self.readers).items():
+            if count > 1:
+                self.fixed.setdefault(name, f"{name} is read along several dimensions")
         for (name, _), vector in self.axes.items():
             if name in self.fixed:
                 self.units.freeze(vector, self.fixed[name])
