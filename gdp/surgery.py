@@ -49,7 +49,8 @@ def cut(model: nn.Module, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> U
                 if isinstance(value, Tensor) and value.dim() and value.shape == tensor.shape:
                     undo.append(partial(state.__setitem__, key, value))
                     state[key] = select(value, keep)
-        grad, tensor.grad = tensor.grad, None
+        grad = tensor.grad if tensor.is_leaf else None
+        tensor.grad = None
         undo += [partial(setattr, tensor, "data", tensor.data), partial(setattr, tensor, "grad", grad)]
         tensor.data = select(tensor.data, keep)
         if grad is not None:
