@@ -146,20 +146,14 @@ class GDPCallback(pl.Callback):
         array = pl_module.example_input_array
         batch = None if array is not None else _first_batch(trainer)
         graph = trace(network, example_inputs(pl_module, network, array, batch), self.ignore)
-        graph = _with_trained_readers(network, graph)
+        graph = _with_trained_readers(network, graph).counted(count_flops(network, graph.inputs))
         check_reachable(graph, self.target_flops)
         graph = preflight(network, graph)
-        counted = count_flops(network, graph.inputs)
-        if counted != graph.flops.dense:
-            rank_zero_warn(
-                f"fvcore counts {counted:,} FLOPs for {type(network).__name__}, gdp {graph.flops.dense:,}: an operator "
-                "is counted in a way gdp does not know. The target is held by gdp's count."
-            )
         self._network = network
         self.pruner = Pruner(network, graph, self.target_flops, schedule=self.schedule)
         channels = sum(g.size for g in graph.groups)
         rank_zero_info(
-            f"gdp: pruning {name or type(network).__name__} to {self.target_flops:.0%} of {counted:,} FLOPs; "
+            f"gdp: pruning {name or type(network).__name__} to {self.target_flops:.0%} of {graph.flops.dense:,} FLOPs; "
             f"{channels} channels in {len(graph.groups)} groups can go, {len(graph.frozen)} parts stay."
         )
 

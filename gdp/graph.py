@@ -152,6 +152,14 @@ class ChannelGraph:
             flops=fewer,
         )
 
+    def counted(self, dense: int) -> ChannelGraph:
+        """Return the graph with `dense` as its FLOPs before the cut, as fvcore counted them.
+
+        What fvcore counts beyond the trace lies in operators that gdp does not know (einsum, the body of an autocast
+        block). Those are frozen, so it is a constant.
+        """
+        return replace(self, flops=replace(self.flops, const=self.flops.const + dense - self.flops.dense))
+
     def reasons(self) -> str:
         """One line per frozen part, for messages."""
         return "\n".join(f"  {f.name} ({f.channels} channels): {f.reason}" for f in self.frozen)

@@ -143,7 +143,7 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
         )
     flops_before, params_before = count_flops(model, graph.inputs), count_parameters(model)
     opened = gates.opened
-    predicted = graph.flops.count(opened)
+    predicted = graph.counted(flops_before).flops.count(opened)
     difference, plan, _ = apply(model, graph, gates, optimizers)
     flops_after = count_flops(model, graph.inputs)
     if flops_after != predicted:
