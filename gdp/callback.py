@@ -12,11 +12,13 @@ from pytorch_lightning.utilities import CombinedLoader, rank_zero_info, rank_zer
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from gdp.budget import check_reachable, check_target
 from gdp.errors import GDPError
 from gdp.example import example_inputs, find_network
 from gdp.flops import count_flops
+from gdp.gates import SUFFIX
 from gdp.graph import ChannelGraph
 from gdp.preflight import preflight
 from gdp.pruner import Pruner, Schedule
@@ -36,7 +38,8 @@ class GDPCallback(pl.Callback):
         target_flops: fraction of the dense FLOPs (as fvcore counts them) that *remains*, in (0, 1].
         module: name of the network inside the LightningModule, e.g. "net.backbone". Default: its only child with
             weights, else the LightningModule's own forward.
-        ignore: layers whose inputs and outputs keep their sizes: names, globs over names, or module types.
+        ignore: layers whose inputs and outputs keep their sizes: names (within network or LightningModule), globs over
+            names, or module types.
         schedule: when and how fast channels go; fractions of the run.
 
     Attributes:
@@ -56,17 +59,24 @@ class GDPCallback(pl.Callback):
         check_target(target_flops)
         self.target_flops = target_flops
         self.module = module
-        self.ignore = tuple(ignore) if not isinstance(ignore, str | type) else ignore
+        if not isinstance(ignore, list | tuple):
+            raise GDPError(f"Expected `ignore` to be a list of names, globs or module types, but got {ignore!r}.")
+        if not isinstance(schedule, Schedule | None):
+            raise GDPError(f"Expected `schedule` to be a gdp.Schedule, but got {schedule!r}.")
+        self.ignore = tuple(ignore)
         self.schedule = schedule or Schedule()
         self.report: Report | None = None
         self.pruner: Pruner | None = None
         self._network: nn.Module | None = None
         self._last_global_step = 0
+        self._guard: RemovableHandle | None = None
 
     # Gates go in when the module is complete, after its own `setup` and `configure_model`, and before a checkpoint is
     # restored and the strategy wraps it. Lightning calls no callback then, so configure_model is extended for once.
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
+            if self.report is not None:
+                self._guard = pl_module.register_load_state_dict_pre_hook(_refuse_gated)
             return
         if getattr(trainer.strategy, "_start_method", "popen") != "popen":
             raise GDPError(
@@ -113,7 +123,7 @@ class GDPCallback(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None and self.pruner.steps > 0:
-            self.pruner.finish()
+            self._finish(trainer)
 
     # Other callbacks still save and average weights when training ends; the cut comes after all of them.
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -122,9 +132,16 @@ class GDPCallback(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         _restore_configure_model(pl_module)
+        if self._guard is not None:
+            # else Lightning would load the refused checkpoint again, without being asked
+            trainer._checkpoint_connector._loaded_checkpoint = {}
+        self._drop_guard()
         if self.pruner is not None and self.pruner.steps == 0:
             self.pruner.gates.withdraw()
             self.pruner = self._network = None
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._drop_guard()
 
     @property
     def state_key(self) -> str:
@@ -145,7 +162,9 @@ class GDPCallback(pl.Callback):
         self.report = None
         array = pl_module.example_input_array
         batch = None if array is not None else _first_batch(trainer)
-        graph = trace(network, example_inputs(pl_module, network, array, batch), self.ignore)
+        # names may be given as the LightningModule has them
+        ignore = [p.removeprefix(f"{name}.") if isinstance(p, str) and name else p for p in self.ignore]
+        graph = trace(network, example_inputs(pl_module, network, array, batch), ignore)
         graph = _with_trained_readers(network, graph).counted(count_flops(network, graph.inputs))
         check_reachable(graph, self.target_flops)
         graph = preflight(network, graph)
@@ -166,6 +185,23 @@ class GDPCallback(pl.Callback):
             "gdp/lambda": pruner.multiplier,
         }
 
+    def _drop_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.remove()
+            self._guard = None
+
+    def _finish(self, trainer: pl.Trainer) -> None:
+        pruner = self.pruner
+        assert pruner is not None
+        if not pruner.done and not getattr(trainer, "fast_dev_run", False):
+            rank_zero_warn(
+                f"gdp: training ended after {pruner.steps} steps, before the window for pruning did (step "
+                f"{pruner.window[2]} of {pruner.total_steps}). The channels over the target are closed at once, "
+                "without the training that would make up for it; expect a loss of accuracy. Let early stopping begin "
+                "after the window, or end the window earlier: GDPCallback(schedule=gdp.Schedule(end=...))."
+            )
+        pruner.finish()
+
     def _remove(self, trainer: pl.Trainer) -> None:
         pruner, network = self.pruner, self._network
         assert pruner is not None and network is not None
@@ -175,8 +211,18 @@ class GDPCallback(pl.Callback):
                 "gdp: no training step was made, so nothing is known about the channels; nothing was removed."
             )
         else:
+            self._finish(trainer)  # a run that was resumed at its very end has seen no on_train_end
             self.report = remove(network, pruner.graph, pruner.gates, trainer.optimizers)
         self.pruner = self._network = None
+
+
+def _refuse_gated(module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
+    if any(name.endswith(SUFFIX) for name in state_dict):
+        raise GDPError(
+            "This checkpoint was written before the channels were cut and does not fit the small network; nothing was "
+            "loaded. Use the network as it is: trainer.test(model, ...). Without a model, Trainer.test takes the best "
+            "checkpoint. What gdp.save_pruned wrote is loaded by gdp.load_pruned."
+        )
 
 
 def _restore_configure_model(pl_module: pl.LightningModule) -> None:

@@ -67,7 +67,7 @@ def example_inputs(module: nn.Module, network: nn.Module, array: Any, batch: Any
         f"No example input for {type(network).__name__} was found in "
         f"{'example_input_array' if array is not None else 'the first training batch, ' + _describe(batch)}"
         f"{f' ({type(error).__name__}: {str(error).splitlines()[0]})' if error is not None and str(error) else ''}. "
-        f"Set `self.example_input_array` in {type(module).__name__} to what its forward takes."
+        f"Set `self.example_input_array` in {type(module).__name__} to what its forward or the network takes."
     ) from error
 
 
@@ -104,8 +104,8 @@ def _from_batch(batch: Any, module: nn.Module, network: nn.Module) -> Iterator[C
         for receiver in (module, network):
             wanted = inspect.signature(receiver.forward).parameters
             named = {k: v for k, v in batch.items() if k in wanted}
-            if named:
-                yield (), named
+            needed = {k: v for k, v in named.items() if wanted[k].default is inspect.Parameter.empty}
+            yield from (((), some) for some in (needed, named) if some)
         yield from (
             ((v,), {}) for v in batch.values() if isinstance(v, Tensor) and v.is_floating_point() and v.dim() > 1
         )

@@ -137,7 +137,13 @@ class Pruner:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move the gates; to be called once per optimizer step."""
+        """Move the gates; to be called once per optimizer step.
+
+        Raises:
+            GDPError: `total_steps` is not known.
+        """
+        if self.total_steps < 1:
+            raise GDPError(f"Expected `total_steps`, the optimizer steps of the whole run, but got {self.total_steps}.")
         self.steps += 1
         start, fixed, end = self.window
         if self.done or self.steps < start:
@@ -187,6 +193,7 @@ class Pruner:
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs: tensors, numbers and bools."""
         return {
+            "target_flops": self.target_flops,
             "raw": self.gates.raw,
             "eps": self.gates.eps,
             "worth": self.worth,
@@ -200,12 +207,17 @@ class Pruner:
         """Continue where `state_dict` was taken; `resume()` lets the gates act.
 
         Raises:
-            GDPError: it was taken with another network or other frozen parts.
+            GDPError: it was taken with another network, other frozen parts or another target.
         """
         if len(state["raw"]) != len(self.gates.raw):
             raise GDPError(
                 f"The checkpoint has {len(state['raw'])} gates, but this network has {len(self.gates.raw)}: resume "
                 "with the same network, `module` and `ignore` as the interrupted run."
+            )
+        if state["target_flops"] != self.target_flops:
+            raise GDPError(
+                f"The checkpoint was on its way to target_flops={state['target_flops']}, but this run asks for "
+                f"{self.target_flops}. Resume with the same target, or prune again after this run."
             )
         device = self.gates.raw.device
         self.gates.raw, self.gates.eps = state["raw"].to(device), state["eps"]

@@ -52,7 +52,8 @@ def save_pruned(model: nn.Module, path: str | os.PathLike[str], report: Report |
     if len(pruned) != 1:
         raise GDPError(
             f"Expected {type(model).__name__} to be or to hold one network that gdp pruned in this process, but found "
-            f"{len(pruned)}. Save the network itself, or pass its report: save_pruned(model, path, report)."
+            f"{len(pruned)}. A network is pruned once fit or gdp.remove is through; for a copy of one, pass the report "
+            "of its removal: save_pruned(model, path, report)."
         )
     ((prefix, found),) = pruned.items()
     content = {
@@ -84,6 +85,8 @@ def load_pruned(model: Net, path: str | os.PathLike[str]) -> Net:
         GDPError: the file is missing, truncated or no gdp file, or it belongs to another network; the network is
             left as it was.
     """
+    if not isinstance(model, nn.Module):
+        raise GDPError(f"Expected the network as its constructor builds it, but got {type(model).__name__}.")
     plan, state, report = _read(path)
     dense = {k: tuple(v.shape) for k, v in [*model.named_parameters(), *model.named_buffers()]}
     check_shapes(plan, dense)

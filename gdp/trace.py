@@ -152,7 +152,7 @@ def _ignored_tensors(model: nn.Module, ignore: Sequence[str | type]) -> dict[str
         else:
             label, roots = pattern, [n for n, _ in model.named_modules() if n and fnmatchcase(n, pattern)]
         if not roots:
-            some = ", ".join(n for n, _ in list(model.named_children())[:8])
+            some = ", ".join(n for n, _ in model.named_children())
             raise GDPError(
                 f"The `ignore` pattern {label!r} matches no module of {type(model).__name__}. "
                 f"Its children are: {some}; patterns are module names, globs such as 'layer4.*', or module types."

@@ -242,7 +242,8 @@ def test_training_that_stops_inside_the_window_still_meets_the_target():
             trainer.should_stop = trainer.global_step >= 10
 
     lit, pruning = Lit(), GDPCallback(target_flops=0.4)
-    trainer(pruning, Stop(), epochs=20, min_epochs=1).fit(lit, loader())
+    with pytest.warns(UserWarning, match="training ended after .* steps, before the window for pruning did"):
+        trainer(pruning, Stop(), epochs=20, min_epochs=1).fit(lit, loader())
     assert 0.39 <= pruning.report.remaining <= 0.4
 
 
@@ -358,3 +359,38 @@ def test_schedules_are_checked():
     for wrong in ({"start": 0.6, "end": 0.5}, {"end": 1.2}, {"glide": 0}, {"eps": (1e-4, 0.1)}, {"memory": 1.0}):
         with pytest.raises(gdp.GDPError, match="Expected"):
             gdp.Schedule(**wrong)
+
+
+def test_a_checkpoint_from_before_the_cut_is_refused_and_harms_nothing(tmp_path):
+    lit, pruning = Lit(), GDPCallback(target_flops=0.5)
+    run = trainer(pruning, ModelCheckpoint(tmp_path), epochs=2, enable_checkpointing=True)
+    run.fit(lit, loader())
+    state = copy.deepcopy(lit.state_dict())
+    for call in (run.validate, run.validate):
+        with pytest.raises(gdp.GDPError, match=r"written before the channels were cut.*trainer\.test\(model"):
+            call(dataloaders=loader(), ckpt_path="best")
+    assert all(torch.equal(v, lit.state_dict()[k]) for k, v in state.items())
+    run.validate(lit, loader(), verbose=False)
+    assert not lit._load_state_dict_pre_hooks
+
+
+def test_a_run_resumed_at_its_end_still_meets_the_target(tmp_path):
+    def fit(target=0.5, epochs=2, resume=None):
+        pruning = GDPCallback(target_flops=target)
+        save = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+        trainer(pruning, save, epochs=epochs, enable_checkpointing=True).fit(Lit(), loader(), ckpt_path=resume)
+        return pruning.report
+
+    fit(epochs=6)
+    inside = next(tmp_path.glob("epoch=1*.ckpt"))
+    with pytest.warns(UserWarning, match="training ended after 8 steps, before the window"):
+        assert 0.49 <= fit(epochs=2, resume=inside).remaining <= 0.5
+    with pytest.raises(gdp.GDPError, match=r"on its way to target_flops=0\.5, but this run asks for 0\.7"):
+        fit(target=0.7, epochs=6, resume=inside)
+
+
+def test_ignore_takes_names_of_the_lightning_module_too():
+    for name in ("net.1.0", "1.0"):
+        lit, pruning = Lit(), GDPCallback(target_flops=0.9, ignore=[name])
+        trainer(pruning, epochs=1).fit(lit, loader())
+        assert [n for n, *_ in pruning.report.groups] == ["2.0"]
