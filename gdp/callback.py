@@ -19,8 +19,7 @@ from gdp.errors import GDPError
 from gdp.example import example_inputs, find_network
 from gdp.flops import count_flops
 from gdp.gates import SUFFIX
-from gdp.graph import ChannelGraph
-from gdp.preflight import preflight
+from gdp.preflight import preflight, trained_readers_only
 from gdp.pruner import Pruner, Schedule
 from gdp.removal import remove
 from gdp.report import Report
@@ -78,11 +77,7 @@ class GDPCallback(pl.Callback):
             if self.report is not None:
                 self._guard = pl_module.register_load_state_dict_pre_hook(_refuse_gated)
             return
-        if getattr(trainer.strategy, "_start_method", "popen") != "popen":
-            raise GDPError(
-                "gdp needs the network that is trained to be the one you hold, but this strategy trains a copy in "
-                "other processes. Use strategy='ddp' from a script instead of ddp_spawn or ddp_notebook."
-            )
+        _refuse_setup(trainer)
         if self.pruner is not None:  # of a fit that was interrupted
             self.pruner.gates.withdraw()
             self.pruner = self._network = None
@@ -165,7 +160,7 @@ class GDPCallback(pl.Callback):
         # names may be given as the LightningModule has them
         ignore = [p.removeprefix(f"{name}.") if isinstance(p, str) and name else p for p in self.ignore]
         graph = trace(network, example_inputs(pl_module, network, array, batch), ignore)
-        graph = _with_trained_readers(network, graph).counted(count_flops(network, graph.inputs))
+        graph = trained_readers_only(network, graph).counted(count_flops(network, graph.inputs))
         check_reachable(graph, self.target_flops)
         graph = preflight(network, graph)
         self._network = network
@@ -225,6 +220,21 @@ def _refuse_gated(module: nn.Module, state_dict: dict[str, Any], *_: Any) -> Non
         )
 
 
+def _refuse_setup(trainer: pl.Trainer) -> None:
+    """Say what does not work with gdp before anything has begun."""
+    if getattr(trainer.strategy, "_start_method", "popen") != "popen":
+        raise GDPError(
+            "gdp needs the network that is trained to be the one you hold, but this strategy trains a copy in "
+            "other processes. Use strategy='ddp' from a script instead of ddp_spawn or ddp_notebook."
+        )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if any(cls.__name__ == "WeightAveraging" for cls in type(callback).__mro__):
+            raise GDPError(
+                f"{type(callback).__name__} averages gates along with weights, and the average would no longer be what "
+                "is cut. Use StochasticWeightAveraging, or average in a second fit of the pruned network."
+            )
+
+
 def _restore_configure_model(pl_module: pl.LightningModule) -> None:
     pl_module.__dict__.pop("configure_model", None)
 
@@ -249,14 +259,3 @@ def _first_batch(trainer: pl.Trainer) -> Any:
         "The training loader is empty, so there is no example input to trace the network with. Check the loader, or "
         "set `self.example_input_array` in the LightningModule."
     )
-
-
-def _with_trained_readers(network: nn.Module, graph: ChannelGraph) -> ChannelGraph:
-    """Leave groups alone whose readers are not trained: without gradients nothing is known about their channels."""
-    still = {name for name, p in network.named_parameters() if not p.requires_grad}
-    for group in graph.groups:
-        for axis in group.reads:
-            if axis.tensor in still:
-                graph = graph.freeze([group.name], f"{axis.tensor}, which reads it, is not trained")
-                break
-    return graph

@@ -86,3 +86,14 @@ def _guilty(model: nn.Module, graph: ChannelGraph, names: list[str]) -> dict[str
     half = len(names) // 2
     found = _guilty(model, graph, names[:half]) | _guilty(model, graph, names[half:])
     return found or {name: f"forward can't follow a cut of these groups together: {reason}" for name in names}
+
+
+def trained_readers_only(network: nn.Module, graph: ChannelGraph) -> ChannelGraph:
+    """Leave groups alone whose readers are not trained: without gradients nothing is known about their channels."""
+    still = {name for name, p in network.named_parameters() if not p.requires_grad}
+    for group in graph.groups:
+        for axis in group.reads:
+            if axis.tensor in still:
+                graph = graph.freeze([group.name], f"{axis.tensor}, which reads it, is not trained")
+                break
+    return graph

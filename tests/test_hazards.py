@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from lit import Lit, loader, trainer
 from nets import Chain, Residual, conv, randomize
+from pytorch_lightning.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from torch import nn
 
 import gdp
@@ -271,6 +272,21 @@ def test_two_callbacks_prune_two_parts():
     callbacks = [gdp.GDPCallback(0.5, module="net"), gdp.GDPCallback(0.7, module="other")]
     trainer(*callbacks, epochs=2).fit(lit, loader())
     assert callbacks[0].report.remaining <= 0.5 < callbacks[1].report.remaining <= 0.7
+
+
+def test_weight_averaging_is_refused_in_both_orders():
+    for turn in (1, -1):
+        callbacks = [gdp.GDPCallback(target_flops=0.5), EMAWeightAveraging()][::turn]
+        with pytest.raises(gdp.GDPError, match="EMAWeightAveraging averages gates along with weights"):
+            trainer(*callbacks).fit(Lit(), loader())
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_stochastic_weight_averaging_is_cut_exactly(turn):
+    lit, pruning = Lit(), gdp.GDPCallback(target_flops=0.5)
+    averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)
+    trainer(*[pruning, averaging][::turn], epochs=6).fit(lit, loader())
+    assert 0.49 <= pruning.report.remaining <= 0.5 and pruning.report.max_rel < 1e-5
 
 
 def test_strategies_that_train_a_copy_are_refused():
