@@ -8,7 +8,7 @@ groups, DDP and averaging see the network they have always seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -109,9 +109,6 @@ class Gates:
 
     def __getitem__(self, name: str) -> Gate:
         return Gate(name, self.raw[self._span(name)], self.eps)
-
-    def __iter__(self) -> Iterable[Gate]:
-        return (self[name] for name in self.spans)
 
     def _span(self, name: str) -> slice:
         if name not in self.spans:
