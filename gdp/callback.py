@@ -24,7 +24,7 @@ from gdp.pruner import Pruner, Schedule
 from gdp.removal import remove
 from gdp.report import Report
 from gdp.store import recall
-from gdp.trace import trace
+from gdp.trace import check_ignore, trace
 
 
 class GDPCallback(pl.Callback):
@@ -58,15 +58,13 @@ class GDPCallback(pl.Callback):
         check_target(target_flops)
         self.target_flops = target_flops
         self.module = module
-        if not isinstance(ignore, list | tuple):
-            raise GDPError(f"Expected `ignore` to be a list of names, globs or module types, but got {ignore!r}.")
+        check_ignore(ignore)
         if not isinstance(schedule, Schedule | None):
             raise GDPError(f"Expected `schedule` to be a gdp.Schedule, but got {schedule!r}.")
         self.ignore = tuple(ignore)
         self.schedule = schedule or Schedule()
         self.report: Report | None = None
         self.pruner: Pruner | None = None
-        self._network: nn.Module | None = None
         self._last_global_step = 0
         self._guard: RemovableHandle | None = None
 
@@ -78,9 +76,7 @@ class GDPCallback(pl.Callback):
                 self._guard = pl_module.register_load_state_dict_pre_hook(_refuse_gated)
             return
         _refuse_setup(trainer)
-        if self.pruner is not None:  # of a fit that was interrupted
-            self.pruner.gates.withdraw()
-            self.pruner = self._network = None
+        self._give_up()  # what an interrupted fit left
         configure_model = pl_module.configure_model
 
         def configure_model_then_gate() -> None:
@@ -118,12 +114,12 @@ class GDPCallback(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None and self.pruner.steps > 0:
-            self._finish(trainer)
+            self._finish(trainer, self.pruner)
 
     # Other callbacks still save and average weights when training ends; the cut comes after all of them.
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.pruner is not None and self._network is not None:
-            self._remove(trainer)
+        if self.pruner is not None:
+            self._remove(trainer, self.pruner)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         _restore_configure_model(pl_module)
@@ -132,8 +128,7 @@ class GDPCallback(pl.Callback):
             trainer._checkpoint_connector._loaded_checkpoint = {}
         self._drop_guard()
         if self.pruner is not None and self.pruner.steps == 0:
-            self.pruner.gates.withdraw()
-            self.pruner = self._network = None
+            self._give_up()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._drop_guard()
@@ -163,7 +158,6 @@ class GDPCallback(pl.Callback):
         graph = trained_readers_only(network, graph).counted(count_flops(network, graph.inputs))
         check_reachable(graph, self.target_flops)
         graph = preflight(network, graph)
-        self._network = network
         self.pruner = Pruner(network, graph, self.target_flops, schedule=self.schedule)
         channels = sum(g.size for g in graph.groups)
         rank_zero_info(
@@ -180,14 +174,17 @@ class GDPCallback(pl.Callback):
             "gdp/lambda": pruner.multiplier,
         }
 
+    def _give_up(self) -> None:
+        if self.pruner is not None:
+            self.pruner.gates.withdraw()
+            self.pruner = None
+
     def _drop_guard(self) -> None:
         if self._guard is not None:
             self._guard.remove()
             self._guard = None
 
-    def _finish(self, trainer: pl.Trainer) -> None:
-        pruner = self.pruner
-        assert pruner is not None
+    def _finish(self, trainer: pl.Trainer, pruner: Pruner) -> None:
         if not pruner.done and not getattr(trainer, "fast_dev_run", False):
             rank_zero_warn(
                 f"gdp: training ended after {pruner.steps} steps, before the window for pruning did (step "
@@ -197,18 +194,16 @@ class GDPCallback(pl.Callback):
             )
         pruner.finish()
 
-    def _remove(self, trainer: pl.Trainer) -> None:
-        pruner, network = self.pruner, self._network
-        assert pruner is not None and network is not None
+    def _remove(self, trainer: pl.Trainer, pruner: Pruner) -> None:
         if pruner.steps == 0:
-            pruner.gates.withdraw()
+            self._give_up()
             rank_zero_warn(
                 "gdp: no training step was made, so nothing is known about the channels; nothing was removed."
             )
-        else:
-            self._finish(trainer)  # a run that was resumed at its very end has seen no on_train_end
-            self.report = remove(network, pruner.graph, pruner.gates, trainer.optimizers)
-        self.pruner = self._network = None
+            return
+        self._finish(trainer, pruner)  # a run that was resumed at its very end has seen no on_train_end
+        self.report = remove(pruner.gates.model, pruner.graph, pruner.gates, trainer.optimizers)
+        self.pruner = None
 
 
 def _refuse_gated(module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:

@@ -42,9 +42,13 @@ def inputs_for(model: nn.Module, inputs: Inputs) -> Inputs:
 
 def run(model: nn.Module, inputs: Inputs, training: bool = False) -> list[Tensor]:
     """Every output tensor of the network on an example input, which is not changed; in eval mode unless asked."""
-    own = tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, inputs_for(model, inputs))
     with mode_of(model, training), torch.no_grad():
-        return [t.clone() for t in tree_leaves(model(*own)) if isinstance(t, Tensor)]
+        return [t.clone() for t in tree_leaves(model(*copied(model, inputs))) if isinstance(t, Tensor)]
+
+
+def copied(model: nn.Module, inputs: Inputs) -> Inputs:
+    """A copy of the example input that `forward` may change, fit for the network."""
+    return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, inputs_for(model, inputs))
 
 
 def randomized(inputs: Inputs) -> Inputs:

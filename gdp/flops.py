@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
-from gdp.export import as_inputs, inputs_for, mode_of
+from gdp.export import as_inputs, copied, mode_of
 
 
 class _FlatOutput(nn.Module):
@@ -48,9 +48,8 @@ def count_flops(model: nn.Module, example_inputs: Any) -> int:
     3456
     """
     # with gradients: without them nn.MultiheadAttention takes a fused path that fvcore does not count
-    inputs = tree_map(lambda t: t.clone() if isinstance(t, torch.Tensor) else t, as_inputs(example_inputs))
     with mode_of(model, training=False), torch.enable_grad(), _same_hooks(model):
-        analysis = FlopCountAnalysis(_FlatOutput(model).eval(), inputs_for(model, inputs))
+        analysis = FlopCountAnalysis(_FlatOutput(model).eval(), copied(model, as_inputs(example_inputs)))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
         try:

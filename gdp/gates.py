@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gdp.errors import GDPError
 from gdp.graph import ChannelGraph
 
-SUFFIX = "_gate"  # the buffer beside a gated weight: `conv.weight` has `conv.weight_gate`
+SUFFIX = "_gdp_gate"  # the buffer beside a gated weight: `conv.weight` has `conv.weight_gdp_gate`
 
 
 def polar(x: Tensor, eps: float) -> Tensor:
@@ -97,7 +97,7 @@ class Gates:
         self.graph = graph
         self.eps = eps
         sizes = [g.size for g in graph.groups]
-        self.raw = torch.ones(sum(sizes))
+        self.raw = torch.ones(sum(sizes), dtype=torch.float32)
         starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
         self.spans = {g.name: slice(starts[i], starts[i + 1]) for i, g in enumerate(graph.groups)}
         self.group_of = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.long))
@@ -196,11 +196,8 @@ def insert_gates(model: nn.Module, graph: ChannelGraph) -> Gates:
     Raises:
         GDPError: the network has gates already, or the graph belongs to another network.
     """
+    refuse_gated(model)
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    if any(name.endswith(SUFFIX) for name in tensors):
-        raise GDPError(
-            f"This {type(model).__name__} has gates already; cut it with gdp.remove() before new ones go in."
-        )
     canonical = {axis.tensor for group in graph.groups for axis in group.tensors}
     for name, shape in graph.shapes.items():
         found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
@@ -210,6 +207,19 @@ def insert_gates(model: nn.Module, graph: ChannelGraph) -> Gates:
                 "trace the network again."
             )
     return Gates(model, graph)
+
+
+def refuse_gated(model: nn.Module) -> None:
+    """Refuse a network that has gates.
+
+    Raises:
+        GDPError: it has.
+    """
+    if any(name.endswith(SUFFIX) for name, _ in model.named_buffers()):
+        raise GDPError(
+            f"This {type(model).__name__} has gates already, probably from a run that was interrupted. Finish it with "
+            "gdp.remove(network, pruner.graph, pruner.gates), or take the gates away with pruner.gates.withdraw()."
+        )
 
 
 def _readers(model: nn.Module, graph: ChannelGraph, spans: dict[str, slice], always_open: int) -> list[Reader]:
@@ -235,7 +245,7 @@ def attach(reader: Reader) -> None:
     """Put an open gate beside a weight."""
     shape = [1] * reader.weight.dim()
     shape[reader.dim] = -1
-    ones = torch.ones(len(reader.index), device=reader.weight.device).view(shape)
+    ones = torch.ones(len(reader.index), dtype=torch.float32, device=reader.weight.device).view(shape)
     reader.module.register_buffer(reader.tensor + SUFFIX, ones)
 
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
 from gdp.export import as_inputs, differs_in_training, exported, inputs_for, train_inputs
-from gdp.gates import SUFFIX
+from gdp.gates import refuse_gated
 from gdp.graph import ChannelGraph
 from gdp.grouping import group_channels
 from gdp.labels import Labels
@@ -43,11 +43,8 @@ def trace(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = 
     """
     if not isinstance(model, nn.Module):
         raise GDPError(f"Expected a torch.nn.Module to trace, but got {type(model).__name__}.")
-    if any(name.endswith(SUFFIX) for name, _ in model.named_buffers()):
-        raise GDPError(
-            f"This {type(model).__name__} has gates already, probably from a run that was interrupted. Finish it with "
-            "gdp.remove(network, pruner.graph, pruner.gates), or take the gates away with pruner.gates.withdraw()."
-        )
+    refuse_gated(model)
+    check_ignore(ignore)
     inputs = inputs_for(model, as_inputs(example_inputs))
     ignored = _ignored_tensors(model, ignore)
     tensors = dict(_tensors(model))
@@ -64,6 +61,16 @@ def trace(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = 
                 walk.units.freeze(vector, f"ignored by {pattern!r}")
     walk.finish()
     return group_channels(walk, inputs)
+
+
+def check_ignore(ignore: object) -> None:
+    """Refuse what is no list of patterns.
+
+    Raises:
+        GDPError: it is none.
+    """
+    if not isinstance(ignore, list | tuple) or not all(isinstance(p, str | type) for p in ignore):
+        raise GDPError(f"Expected `ignore` to be a list of names, globs or module types, but got {ignore!r}.")
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
@@ -143,8 +150,6 @@ def _where(node: Node) -> str:
 
 def _ignored_tensors(model: nn.Module, ignore: Sequence[str | type]) -> dict[str, str]:
     """Every parameter and buffer under a module that a pattern matches -> the pattern."""
-    if not isinstance(ignore, list | tuple) or not all(isinstance(p, str | type) for p in ignore):
-        raise GDPError(f"Expected `ignore` to be a list of names, globs or module types, but got {ignore!r}.")
     found: dict[str, str] = {}
     for pattern in ignore:
         if isinstance(pattern, type):

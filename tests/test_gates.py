@@ -40,7 +40,7 @@ def test_inserting_gates_changes_nothing_the_user_can_see():
     assert [id(p) for g in optimizer.param_groups for p in g["params"]] == [id(p) for p in plain.parameters()]
     assert type(net[1][0]) is nn.Conv2d and isinstance(net[1][0].weight, nn.Parameter)
     torch.optim.SGD([m.weight for m in net.modules() if isinstance(m, nn.Conv2d)], 0.1)
-    assert set(net.state_dict()) - set(before.state_dict()) == {"1.0.weight_gate", "2.weight_gate"}
+    assert set(net.state_dict()) - set(before.state_dict()) == {"1.0.weight_gdp_gate", "2.weight_gdp_gate"}
 
 
 def test_the_polar_gate_is_that_of_gdp_up_to_a_constant():

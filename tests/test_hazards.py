@@ -211,6 +211,23 @@ def test_misuse_is_named(call, message):
         call(net, graph, gates)
 
 
+def test_a_users_own_gate_is_none_of_gdps():
+    net = Net(lambda self, x: self.head(self.a(x) * self.input_gate))
+    net.register_buffer("input_gate", torch.rand(8, 1, 1) + 0.5)
+    graph, report = prune(net)
+    assert [g.name for g in graph.groups] == ["a.0"] and report.max_rel < 1e-5 and net.input_gate.shape == (4, 1, 1)
+
+
+def test_gates_are_float32_under_any_default_type():
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        net = Chain()
+        gates = gdp.insert_gates(net, gdp.trace(net, X))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert gates.raw.dtype == gates.readers[0].gate.dtype == torch.float32
+
+
 def test_channels_can_be_closed_by_a_mask():
     net = Chain()
     gates = gdp.insert_gates(net, gdp.trace(net, X))

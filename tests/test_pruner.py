@@ -40,10 +40,10 @@ def test_worth_is_the_squared_gradient_of_the_gate_tied_weights_included():
             for reader in gates.readers:
                 gate = reader.gate.double().clone()
                 gate.view(-1)[reader.index == c] += sign * step
-                reader.module._buffers[reader.tensor + "_gate"] = gate
+                reader.module._buffers[reader.tensor + "_gdp_gate"] = gate
             values.append(loss().item())
             for reader in gates.readers:
-                reader.module._buffers[reader.tensor + "_gate"] = reader.gate.float()
+                reader.module._buffers[reader.tensor + "_gdp_gate"] = reader.gate.float()
             gates.sync()
         gradient = gates["stem.0"].value[c].item() * (values[0] - values[1]) / (2 * step)
         assert pruner.worth[c].item() == pytest.approx(gradient**2, rel=1e-2)

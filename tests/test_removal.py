@@ -100,7 +100,7 @@ def test_a_group_left_uncut_would_be_seen():
     close_half(graph, gates)
     gates.sync = lambda: None
     closed = gates.closed["stem.0"][0]
-    net.a[0]._buffers["weight_gate"].view(-1)[closed] = 1.0
+    net.a[0]._buffers["weight_gdp_gate"].view(-1)[closed] = 1.0
     before, shapes = outputs(net, X), {k: v.shape for k, v in net.state_dict().items()}
     with pytest.raises(gdp.GDPError, match=r"differs from the gated one by .* Nothing was changed"):
         gdp.remove(net, graph, gates)
