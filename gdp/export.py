@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,23 +84,54 @@ def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
                         buffer.copy_(value)
 
 
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collection while hundreds of thousands of graph objects come to life costs a third of an export's time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def exported(model: nn.Module, inputs: Inputs, training: bool = False) -> ExportedProgram:
     """Export the network as it computes in the given mode.
 
     Raises:
-        GDPError: the network can't be exported; the message holds the short reason of torch.export.
+        GDPError: the network can't be exported; the message holds the short reason of torch.export, and the line of
+            the network's source.
     """
-    with mode_of(model, training), torch.no_grad():
+    with mode_of(model, training), torch.no_grad(), _no_garbage_collection():
         try:
             return torch.export.export(model, inputs, strict=False)
         except Exception as error:  # torch.export raises what the user's forward raises, too
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            line = source_line(error)
             raise GDPError(
                 f"torch.export can't follow {type(model).__name__}.forward on inputs of shape "
                 f"{[tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]}: "
-                f"{type(error).__name__}: {reason}. Prune a part of the network that has no data-dependent control "
-                f"flow instead, by its name: GDPCallback(module=...) or gdp.trace(model.part, ...)."
+                f"{type(error).__name__}: {first_line(error)}{f' at {line}' if line else ''}. Prune a part of the "
+                f"network that has no data-dependent control flow instead, by its name: GDPCallback(module=...) or "
+                f"gdp.trace(model.part, ...)."
             ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+
+
+_TORCH = str(Path(torch.__file__).parent)
+_OWN = str(Path(__file__).parent)
+
+
+def source_line(error: BaseException) -> str:
+    """The innermost line outside torch and gdp that led to an error: `file:line: code`; empty where there is none."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((_TORCH, _OWN, "<")):
+            return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"
+    return ""
 
 
 def train_inputs(inputs: Inputs) -> Inputs:
@@ -106,28 +140,41 @@ def train_inputs(inputs: Inputs) -> Inputs:
 
 
 _SAME_SHAPE = {F.batch_norm, F.relu, F.dropout, F.gelu, F.silu, F.hardswish}
+_MADE = {"empty", "rand", "randn", "ones", "full", "new_empty", "new_ones", "empty_like", "rand_like", "ones_like"}
+_NOISE = {"mul", "mul_", "div", "div_", "add", "add_", "sub", "__mul__", "__imul__", "__add__", "__radd__", "__rmul__"}
+_NOISE |= {"bernoulli", "bernoulli_", "uniform_", "floor_", "floor", "__truediv__", "to", "normal_", "type_as"}
 
 
 class _Recorder(TorchFunctionMode):
-    """The torch functions that a forward calls: name, parameters used, shapes of results; not those on counters."""
+    """The torch functions that a forward calls: name, parameters used, shapes of results; not those on counters.
+
+    Random masks (stochastic depth) and their product with an activation are left out: they tie no channels.
+    """
 
     def __init__(self, names: dict[int, str]) -> None:
         super().__init__()
         self.names = names
         self.calls: list[tuple[Any, ...]] = []
+        self.noise: dict[int, Tensor] = {}  # held, so that no id is given out twice
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # on the meta device a result of the input's shape is as good as the input, and far cheaper
         out = args[0] if func in _SAME_SHAPE else func(*args, **(kwargs or {}))
-        shapes = [tuple(t.shape) for t in tree_leaves(out) if isinstance(t, Tensor) and t.is_floating_point()]
-        if shapes:
-            used = [self.names[id(a)] for a in tree_leaves((args, kwargs)) if id(a) in self.names]
-            self.calls.append((getattr(func, "__name__", str(func)), used, shapes))
+        tensors = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        shapes = [tuple(t.shape) for t in tensors if t.is_floating_point()]
+        name = getattr(func, "__name__", str(func))
+        operands = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
+        noisy = [id(a) in self.noise for a in operands]
+        if name in _MADE or (name in _NOISE and noisy and all(noisy)):
+            self.noise |= {id(t): t for t in tensors}
+        elif shapes and not (name in _NOISE and any(noisy) and shapes[0] in [tuple(a.shape) for a in operands]):
+            used = [self.names[id(a)] for a in operands if id(a) in self.names]
+            self.calls.append((name, used, shapes))
         return out
 
 
 def differs_in_training(model: nn.Module, inputs: Inputs) -> bool:
-    """Whether `forward` calls other functions in train mode than in eval mode (auxiliary heads, stochastic depth).
+    """Whether `forward` calls other functions in train mode than in eval mode (auxiliary heads).
 
     Runs on the meta device: nothing is computed, and neither parameters nor buffers are touched. Where that fails, the
     answer is yes, which costs a second export and no more.
