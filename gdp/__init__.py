@@ -4,6 +4,7 @@ from gdp.callback import GDPCallback
 from gdp.errors import GDPError
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph
+from gdp.preflight import check
 from gdp.pruner import Pruner, Schedule
 from gdp.removal import remove
 from gdp.report import Report
@@ -19,6 +20,7 @@ __all__ = [
     "Pruner",
     "Report",
     "Schedule",
+    "check",
     "insert_gates",
     "load_pruned",
     "remove",

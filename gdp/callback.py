@@ -14,10 +14,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from gdp.budget import check_reachable, check_target
+from gdp.budget import check_target
 from gdp.errors import GDPError
 from gdp.example import example_inputs, find_network
-from gdp.flops import count_flops
 from gdp.gates import SUFFIX
 from gdp.preflight import preflight, trained_readers_only
 from gdp.pruner import Pruner, Schedule
@@ -155,9 +154,7 @@ class GDPCallback(pl.Callback):
         # names may be given as the LightningModule has them
         ignore = [p.removeprefix(f"{name}.") if isinstance(p, str) and name else p for p in self.ignore]
         graph = trace(network, example_inputs(pl_module, network, array, batch), ignore)
-        graph = trained_readers_only(network, graph).counted(count_flops(network, graph.inputs))
-        check_reachable(graph, self.target_flops)
-        graph = preflight(network, graph)
+        graph = preflight(network, trained_readers_only(network, graph))
         self.pruner = Pruner(network, graph, self.target_flops, schedule=self.schedule)
         channels = sum(g.size for g in graph.groups)
         rank_zero_info(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import random
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import fvcore
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,14 +56,16 @@ def copied(model: nn.Module, inputs: Inputs) -> Inputs:
     return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, inputs_for(model, inputs))
 
 
-def randomized(inputs: Inputs) -> Inputs:
+def randomized(inputs: Inputs, only_constant: bool = False) -> Inputs:
     """Inputs of the same shapes with random numbers in place of floats: an example of zeros would show nothing."""
-    random = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
 
     def other(value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() == 0:
             return value
-        return torch.randn(value.shape, generator=random).to(value)
+        if only_constant and bool((value != value.flatten()[0]).any()):
+            return value
+        return torch.randn(value.shape, generator=generator).to(value)
 
     return tree_map(other, inputs)
 
@@ -71,11 +75,14 @@ def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
     """Put the network in train or eval mode; afterwards modes, buffers and the RNG are as they were."""
     modes = [(m, m.training) for m in model.modules()]
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    with torch.random.fork_rng(devices=[]):
+    devices = {t.device.index for t in (*model.parameters(), *model.buffers()) if t.is_cuda}
+    python = random.getstate()
+    with torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
         try:
             model.train(training)
             yield
         finally:
+            random.setstate(python)
             for module, was in modes:
                 module.training = was
             with torch.no_grad():
@@ -122,16 +129,20 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
 
 
-_TORCH = str(Path(torch.__file__).parent)
-_OWN = str(Path(__file__).parent)
+_NOT_THE_USERS = tuple(str(Path(module).parent) for module in (torch.__file__, fvcore.__file__, __file__))
 
 
 def source_line(error: BaseException) -> str:
-    """The innermost line outside torch and gdp that led to an error: `file:line: code`; empty where there is none."""
+    """The innermost line of the user's own source that led to an error: `file:line: code`; empty if there is none."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith((_TORCH, _OWN, "<")):
+        if is_users(frame.filename):
             return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"
     return ""
+
+
+def is_users(filename: str) -> bool:
+    """Whether a source file belongs to neither torch, fvcore nor gdp."""
+    return not filename.startswith((*_NOT_THE_USERS, "<"))
 
 
 def train_inputs(inputs: Inputs) -> Inputs:

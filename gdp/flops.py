@@ -9,22 +9,25 @@ from typing import Any
 
 import torch
 from fvcore.nn import FlopCountAnalysis
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
-from gdp.export import as_inputs, copied, mode_of
+from gdp.export import as_inputs, copied, first_line, mode_of, source_line
 
 
 class _FlatOutput(nn.Module):
-    """fvcore's tracer takes tensors and tuples only; dicts of outputs are flattened for it."""
+    """fvcore's tracer takes tensors and tuples only; dicts of outputs are flattened for it, and kept."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
+        self.outputs: list[Tensor] = []
 
-    def forward(self, *inputs: Any) -> tuple[Any, ...]:
-        return tuple(leaf for leaf in tree_leaves(self.net(*inputs)) if isinstance(leaf, torch.Tensor))
+    def forward(self, *inputs: Any) -> tuple[Tensor, ...]:
+        found = tuple(leaf for leaf in tree_leaves(self.net(*inputs)) if isinstance(leaf, Tensor))
+        self.outputs = [t.detach().clone() for t in found]
+        return found
 
 
 @contextmanager
@@ -38,6 +41,29 @@ def _same_hooks(model: nn.Module) -> Iterator[None]:
             module._forward_hooks, module._forward_pre_hooks = hooks, pre_hooks
 
 
+def counted_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tensor]]:
+    """FLOPs of one forward pass, counted by fvcore, and its outputs. The network is left as it was.
+
+    Raises:
+        GDPError: fvcore can't trace the network.
+    """
+    # with gradients: without them nn.MultiheadAttention takes a fused path that fvcore does not count
+    with mode_of(model, training=False), torch.enable_grad(), _same_hooks(model):
+        flat = _FlatOutput(model).eval()
+        analysis = FlopCountAnalysis(flat, copied(model, as_inputs(example_inputs)))
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
+        try:
+            return int(analysis.total()), flat.outputs
+        except Exception as error:
+            line = source_line(error)
+            raise GDPError(
+                f"fvcore can't count the FLOPs of {type(model).__name__}: {type(error).__name__}: {first_line(error)}"
+                f"{f' at {line}' if line else ''}. "
+                "Prune a part of the network that torch.jit.trace can follow: GDPCallback(module=...)."
+            ) from error
+
+
 def count_flops(model: nn.Module, example_inputs: Any) -> int:
     """FLOPs of one forward pass, counted by fvcore. The network is left as it was.
 
@@ -47,19 +73,7 @@ def count_flops(model: nn.Module, example_inputs: Any) -> int:
     >>> count_flops(nn.Conv2d(3, 8, 3, bias=False), torch.zeros(1, 3, 6, 6))
     3456
     """
-    # with gradients: without them nn.MultiheadAttention takes a fused path that fvcore does not count
-    with mode_of(model, training=False), torch.enable_grad(), _same_hooks(model):
-        analysis = FlopCountAnalysis(_FlatOutput(model).eval(), copied(model, as_inputs(example_inputs)))
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-        logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
-        try:
-            return int(analysis.total())
-        except Exception as error:
-            raise GDPError(
-                f"fvcore can't count the FLOPs of {type(model).__name__}: {type(error).__name__}: "
-                f"{str(error).strip().splitlines()[0] if str(error).strip() else error!r}. "
-                "Prune a part of the network that torch.jit.trace can follow: GDPCallback(module=...)."
-            ) from error
+    return counted_run(model, example_inputs)[0]
 
 
 def count_parameters(model: nn.Module) -> int:

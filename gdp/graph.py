@@ -35,12 +35,14 @@ class ChannelGroup:
         size: number of channels.
         tensors: every axis that is cut along.
         reads: the axes among them on which a conv or linear reads the channels; this is where gates sit.
+        lines: lines of `forward` that hold a number which may be that of the channels: `file:line: code`.
     """
 
     name: str
     size: int
     tensors: tuple[Axis, ...]
     reads: tuple[Axis, ...]
+    lines: tuple[str, ...] = ()
 
     @property
     def readers(self) -> tuple[str, ...]:
@@ -128,6 +130,10 @@ class ChannelGraph:
             if group.name == name:
                 return group
         raise GDPError(f"There is no channel group {name!r}; the groups are: {', '.join(g.name for g in self.groups)}.")
+
+    def carries(self, tensor: str) -> bool:
+        """Whether anything can be cut out of this parameter or buffer."""
+        return any(axis.tensor == tensor for group in self.groups for axis in group.tensors)
 
     def freeze(self, names: Iterable[str], reason: str) -> ChannelGraph:
         """Return the graph with these groups left alone."""

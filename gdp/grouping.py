@@ -58,6 +58,7 @@ def group_channels(walk: Walk, inputs: tuple[Any, ...]) -> ChannelGraph:
             slots = slots[torch.argsort(seat[vector[slots]], stable=True)]
             touched[g].append((key, Axis(key[0], key[1], slots.view(int(sizes[g]), -1))))
 
+    lines = {line: set(group_of[root[torch.cat(met)]].tolist()) for line, met in walk.sized.items() if line}
     names = _names([[key for key, _ in axes_of] for axes_of in touched], walk)
     groups = tuple(
         ChannelGroup(
@@ -65,6 +66,7 @@ def group_channels(walk: Walk, inputs: tuple[Any, ...]) -> ChannelGraph:
             size=int(sizes[g]),
             tensors=tuple(axis for _, axis in touched[g]),
             reads=tuple(axis for key, axis in touched[g] if key in walk.readers),
+            lines=tuple(line for line, owners in lines.items() if g in owners),
         )
         for g in range(len(order))
     )
@@ -90,7 +92,7 @@ def _names(touched: list[list[tuple[str, int]]], walk: Walk) -> list[str]:
     names = []
     for keys in touched:
         tensor = next((t for t, d in keys if (t, d) in walk.producers), keys[0][0])
-        name = tensor.rpartition(".")[0] or tensor
+        name = _layer(tensor)
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name}:{seen[name]}")
     return names
@@ -107,10 +109,15 @@ def _frozen(
     rows = []
     for key, vector in axes.items():
         if key in walk.producers:
-            name = key[0].rpartition(".")[0] or key[0]
+            name = _layer(key[0])
             counts = torch.bincount(code[vector], minlength=len(texts)).tolist()
             rows += [Frozen(name, n, text) for n, text in zip(counts, texts, strict=True) if n and text]
-    return tuple(rows)
+    return (*rows, *walk.left_alone)
+
+
+def _layer(tensor: str) -> str:
+    """The layer a weight belongs to; its own name where it hangs on the network itself."""
+    return tensor.rpartition(".")[0].removesuffix(".parametrizations.weight") or tensor
 
 
 def _flop_model(terms: list[FlopTerm], group_of: Tensor, sizes: Tensor) -> FlopModel:

@@ -13,30 +13,30 @@ from gdp.walk import Call, Weight
 
 def move(call: Call) -> Any:
     """Run the operator on label tensors (or on the coordinates of a weight) instead of on values."""
-    if any(isinstance(o, Labels) for o in call.operands()):
-        out = call.target(**{k: _full(call, v) for k, v in call.args.items()})
-        return [Labels.of(o) for o in out] if isinstance(out, list | tuple) else Labels.of(out)
-    weights = list(call.operands())
-    if len(weights) != 1 or not isinstance(weights[0], Weight):
-        return call.unknown(f"{call.where} joins several weights")
-    out = call.target(**{k: v.full() if isinstance(v, Weight) else v for k, v in call.args.items()})
-    name, exact = weights[0].name, weights[0].exact
-    parts = [Weight(name, tuple(o.shape), o, exact) for o in (out if isinstance(out, list | tuple) else [out])]
-    return parts if isinstance(out, list | tuple) else parts[0]
+    operands = list(call.operands())
+    if len(operands) == 1 and isinstance(operands[0], Weight):
+        out = call.target(**{k: v.full() if isinstance(v, Weight) else v for k, v in call.args.items()})
+        name, exact = operands[0].name, operands[0].exact
+        parts = [Weight(name, tuple(o.shape), o, exact) for o in (out if isinstance(out, list | tuple) else [out])]
+        return parts if isinstance(out, list | tuple) else parts[0]
+    out = call.target(**{k: _full(call, v) for k, v in call.args.items()})
+    return [Labels.of(o) for o in out] if isinstance(out, list | tuple) else Labels.of(out)
 
 
 def _full(call: Call, value: Any) -> Any:
     if isinstance(value, list | tuple) and any(isinstance(v, Labels | Weight) for v in value):
         return [_full(call, v) for v in value]
     if isinstance(value, Weight):
-        call.walk.fix(value, f"{call.where} uses {value.name} as an activation")
-        return torch.full(value.shape, STAY)
+        value = call.walk.as_activation(value)
     return value.full() if isinstance(value, Labels) else value
 
 
 def join(call: Call) -> Any:
     """Concat and stack: sizes must agree along every other dimension, so channels there go together."""
-    parts = [v for v in call.args["tensors"] if isinstance(v, Labels)]
+    tensors = [v for v in call.args["tensors"] if isinstance(v, Labels | Weight)]
+    if len(tensors) == 1:
+        return move(call)
+    parts = [call.walk.as_activation(v) if isinstance(v, Weight) else v for v in tensors]
     ndim = len(call.shape) - (call.op == "stack")
     dim = call.args["dim"] % len(call.shape) if call.op != "stack" else None
     if any(part.varies(d) for part in parts for d in range(ndim) if d != dim):
@@ -63,7 +63,7 @@ def positional(call: Call) -> Any:
     source = call.args["self"]
     out = move(call)
     if isinstance(source, Labels):
-        dims = call.args.get("dim", call.args.get("dims"))
+        dims = next((call.args[k] for k in ("dim", "dims", "dimension") if k in call.args), None)
         dims = [dims] if isinstance(dims, int) else (dims or range(len(source.shape)))
         whole = call.op == "slice" and call.shape == source.shape
         if not whole and any(source.varies(d) for d in dims):
@@ -162,6 +162,25 @@ def channel_shuffle(call: Call) -> Any:
     """Position j of every group goes together."""
     groups = call["groups"]
     return _regroup(call, lambda v: (v.view(groups, -1).T, v.view(groups, -1)[0].repeat_interleave(groups)))
+
+
+def glu(call: Call) -> Any:
+    """The second half gates the first: both lose the same channels."""
+    source = call.labels()
+    dim = call["dim"] % len(source.shape)
+    if not source.varies(dim):
+        return Labels(source.ids, call.shape)
+    first, second = source.ids.chunk(2, dim)
+    call.units.tie(first, second, f"gated by an input, zero padding or a constant in {call.where}")
+    return Labels(first, call.shape)
+
+
+def patches(call: Call) -> Any:
+    """im2col: every channel becomes as many rows as the window has places."""
+    source = call.labels()
+    dim = len(source.shape) - 3
+    units = call.vector(source, dim)
+    return Labels.along(units.repeat_interleave(call.shape[dim] // len(units)), dim, call.shape)
 
 
 def _regroup(call: Call, rule: Any) -> Any:

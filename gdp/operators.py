@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from gdp import movement
-from gdp.labels import Labels
+from gdp.labels import STAY, Labels
 from gdp.pointwise import pointwise
-from gdp.walk import Call, Weight
+from gdp.walk import Call, Walk, Weight
 
 Rule = Callable[[Call], Any]
 
@@ -24,55 +24,105 @@ def conv(call: Call) -> Any:
     """
     weight, source = call.stored("weight"), call.labels()
     transposed = "transpose" in call.op
-    if weight is None:
-        kernel, shape = call["weight"].shape, source.shape if transposed else call.shape
-        at = len(shape) - len(kernel) + 1  # the channel dimension
-        call.walk.count(prod(shape[:at]) * prod(shape[at + 1 :]) * prod(kernel))
-        return call.unknown(f"the weight of {call.where} is computed in forward")
-    out_axis, in_axis = (1, 0) if transposed else (0, 1)
-    spatial = len(weight.shape) - 2
-    channel_dim = len(source.shape) - spatial - 1
-    groups = call["groups"]
-    units_in = call.vector(source, channel_dim)
-    per_group = len(units_in) // groups
-    if groups > 1 and per_group == 1:  # depthwise: filters belong to the channel they read
-        units_out = units_in.repeat_interleave(call.shape[channel_dim] // groups)
-        carried = {0: units_in if transposed else units_out}
-    else:
-        if groups > 1:  # every group keeps its size in step with the others
-            rows = units_in.view(groups, per_group)
-            call.units.tie(rows[:1], rows, f"grouped with an input, zero padding or a constant in {call.where}")
-            units_in = rows[0].repeat(groups)
-        fresh = call.units.fresh(call.shape[channel_dim] // groups)
-        units_out = fresh.repeat(groups)
-        carried = {out_axis: units_out if out_axis == 0 else fresh, in_axis: units_in[: weight.shape[in_axis]]}
-        call.walk.readers.add((weight.name, in_axis))
-        call.walk.producers.add((weight.name, out_axis))
-    for dim, vector in carried.items():
-        call.walk.carry(weight.name, dim, vector, call.where)
-    _carry_vector(call, "bias", units_out)
+    kernel = tuple(call["weight"].shape)
+    channel_dim = len(source.shape) - len(kernel) + 1
     positions = (source.shape if transposed else call.shape)[channel_dim + 1 :]
-    coef = prod(call.shape[:channel_dim]) * prod(positions) * prod(weight.shape[2:])
-    fixed = torch.zeros(weight.shape[1], dtype=torch.long)
-    call.walk.count(coef, carried[0], carried.get(1, fixed))
+    coef = prod(call.shape[:channel_dim]) * prod(positions) * prod(kernel[2:])
+    units_in, groups = call.vector(source, channel_dim), call["groups"]
+    per_in, per_out = len(units_in) // groups, call.shape[channel_dim] // groups
+    constant = torch.zeros(kernel[1], dtype=torch.long)
+    if weight is None and transposed:
+        call.walk.count(coef * prod(kernel[:2]))
+        return _computed(call, call.shape[channel_dim])
+    if weight is None:
+        units_out = _computed_rows(call, units_in, groups)
+        call.walk.count(coef, units_out, constant)
+    elif groups > 1 and _by_whole_groups(call.walk, weight, groups, per_in, per_out):
+        rows = units_in.view(groups, per_in)
+        call.units.tie(rows[:, :1], rows, f"grouped with an input, zero padding or a constant in {call.where}")
+        units_out = rows[:, 0].repeat_interleave(per_out)
+        carried = rows[:, 0].repeat_interleave(per_in) if transposed else units_out
+        call.walk.carry(weight.name, 0, carried, call.where)
+        call.walk.count(coef, carried, constant)
+    else:
+        rows = units_in.view(groups, per_in)  # every group keeps its size in step with the others
+        call.units.tie(rows[:1], rows, f"grouped with an input, zero padding or a constant in {call.where}")
+        fresh = call.units.fresh(per_out)
+        units_out = fresh.repeat(groups)
+        axes = (units_in, fresh) if transposed else (units_out, rows[0])
+        call.walk.carry(weight.name, 0, axes[0], call.where)
+        call.walk.carry(weight.name, 1, axes[1], call.where)
+        call.walk.readers.add((weight.name, 0 if transposed else 1))
+        call.walk.producers.add((weight.name, 1 if transposed else 0))
+        call.walk.count(coef, *axes)
+    _carry_vector(call, "bias", units_out)
     return Labels.along(units_out, channel_dim, call.shape)
+
+
+def _by_whole_groups(walk: Walk, weight: Weight, groups: int, per_in: int, per_out: int) -> bool:
+    """Whether a grouped conv loses whole groups, as a depthwise one does, or every group loses the same channels.
+
+    Whatever leaves more units to choose from; whole groups only where a module holds `groups` and can be told.
+    """
+    if per_in == 1:
+        return True
+    if weight.name not in walk.settable:
+        return False
+    walk.grouped.add(weight.name)
+    return (groups >= max(per_in, per_out)) != (weight.name in walk.flipped)
 
 
 def linear(call: Call) -> Any:
     """`y = x W^T + b`: reads units along the last dimension, makes new ones. FLOPs: rows x in x out."""
     weight, source = call.stored("weight"), call.labels()
+    units_in, rows = call.vector(source, len(source.shape) - 1), prod(source.shape[:-1])
     if weight is None:
-        call.walk.count(prod(source.shape) * call["weight"].shape[0])
-        return call.unknown(f"the weight of {call.where} is computed in forward")
-    units_in = call.vector(source, len(source.shape) - 1)
-    units_out = call.units.fresh(weight.shape[0])
-    call.walk.carry(weight.name, 1, units_in, call.where)
-    call.walk.carry(weight.name, 0, units_out, call.where)
-    call.walk.readers.add((weight.name, 1))
-    call.walk.producers.add((weight.name, 0))
+        units_out = _computed_rows(call, units_in, 1)
+        call.walk.count(rows, units_out, torch.zeros(len(units_in), dtype=torch.long))
+    else:
+        units_out = call.units.fresh(weight.shape[0])
+        call.walk.carry(weight.name, 1, units_in, call.where)
+        call.walk.carry(weight.name, 0, units_out, call.where)
+        call.walk.readers.add((weight.name, 1))
+        call.walk.producers.add((weight.name, 0))
+        call.walk.count(rows, units_out, units_in)
     _carry_vector(call, "bias", units_out)
-    call.walk.count(prod(source.shape[:-1]), units_out, units_in)
     return Labels.along(units_out, len(call.shape) - 1, call.shape)
+
+
+def _computed_rows(call: Call, units_in: Tensor, groups: int) -> Tensor:
+    """Units of the filters of a weight that is computed (standardised, normalised): they can go, its inputs can't.
+
+    A filter of it depends on all of its entries, so none of them can be gated or cut.
+    """
+    rows = call.vector(call.labels("weight"), 0)
+    if groups == len(units_in) > 1:
+        units_in = units_in.repeat_interleave(len(rows) // groups)
+        call.units.tie(rows, units_in, f"the weight of {call.where} is computed in forward")
+        return units_in
+    call.freeze(units_in, f"the weight of {call.where}, which reads it, is computed in forward from all its entries")
+    by_group = rows.view(groups, -1)
+    call.units.tie(by_group[:1], by_group, f"the weight of {call.where} is computed in forward")
+    rows = by_group[0].repeat(groups)
+    if bool((rows == STAY).all()):
+        call.leave_alone(len(rows), f"the weight of {call.where} is computed in forward in a way that ties its filters")
+    made = (key for key, vector in call.walk.axes.items() if len(vector) and vector[0] == rows[0] != STAY)
+    call.walk.producers.update(list(made)[:1])
+    return rows
+
+
+def _computed(call: Call, channels: int) -> Any:
+    call.leave_alone(channels, f"the weight of {call.where} is computed in forward")
+    return call.unknown(f"the weight of {call.where} is computed in forward")
+
+
+def weight_norm(call: Call) -> Any:
+    """`v * g / |v|`, every filter by itself."""
+    if call["dim"] != 0:
+        return call.unknown(f"{call.where} ties all filters")
+    v, g = (call.vector(call.labels(name), 0) for name in ("v", "g"))
+    call.units.tie(v, g, f"meets a constant in {call.where}")
+    return call.result(Labels.along(v, 0, call["v"].shape))
 
 
 def channel_norm(call: Call) -> Any:
@@ -96,11 +146,30 @@ def prelu(call: Call) -> Any:
     return movement.keep(call)
 
 
-def mixing_norm(call: Call) -> Any:
-    """Layer and group norm: statistics over several channels."""
+def layer_norm(call: Call) -> Any:
+    """Statistics over the last dimensions: channels among them stay, channels beside them go as a whole."""
     source = call.labels()
     call.walk.count((5 if call["weight"] is not None else 4) * prod(source.shape))
-    return call.unknown(f"{call.where} mixes channels")
+    normed = range(len(source.shape) - len(call["normalized_shape"]), len(source.shape))
+    if any(source.varies(d) for d in normed):
+        return call.unknown(f"{call.where} mixes channels")
+    return call.result(source)
+
+
+def group_norm(call: Call) -> Any:
+    """Statistics over the channels of a group: whole groups can go, where a module holds their number."""
+    source, groups = call.labels(), call["num_groups"]
+    per_element = 5 if call["weight"] is not None else 4
+    if groups == 1 or call.stored("weight") is None:
+        call.walk.count(per_element * prod(source.shape))
+        return call.unknown(f"{call.where} mixes channels")
+    rows = call.vector(source, 1).view(groups, -1)
+    call.units.tie(rows[:, :1], rows, f"normalized with an input, zero padding or a constant in {call.where}")
+    units = rows[:, 0].repeat_interleave(rows.shape[1])
+    for name in ("weight", "bias"):
+        _carry_vector(call, name, units)
+    call.walk.count(per_element * prod(source.shape) // source.shape[1], units)
+    return call.result(Labels.along(units, 1, call.shape))
 
 
 def pool(call: Call) -> Any:
@@ -147,6 +216,29 @@ def matmul(call: Call) -> Any:
     return call.unknown(f"{call.where} mixes channels")
 
 
+def attention(call: Call) -> Any:
+    """Attention weighs positions by all channels of a head; heads are left alone."""
+    return call.unknown(f"{call.where} is attention, whose heads are left alone")
+
+
+def lookup(call: Call) -> Any:
+    """Rows of a table (nn.Embedding) are looked up by number."""
+    reason = f"{call.where} looks up rows of a table, which is left alone"
+    call.leave_alone(call.shape[-1], reason)
+    return call.unknown(reason)
+
+
+def grid_sample(call: Call) -> Any:
+    """Resampling at positions that may be computed: channels stay apart."""
+    source, grid = call.labels(), call.labels("grid")
+    if any(source.varies(d) for d in range(2, len(source.shape))):
+        return call.unknown(f"{call.where} mixes channels")
+    call.freeze(grid.ids, f"{call.where} takes positions from it")
+    units = call.vector(source, 1)
+    call.walk.count(4 * prod(call.shape) // call.shape[1], units)
+    return Labels.along(units, 1, call.shape)
+
+
 def constant(call: Call) -> Any:
     """Tensors made in `forward` have the size that is written there."""
     return call.result(Labels.stay(call.shape))
@@ -161,9 +253,7 @@ def _carry_vector(call: Call, name: str, units: Tensor) -> None:
     if stored is not None and len(stored.shape) == 1:
         call.walk.carry(stored.name, 0, units, call.where)
     else:
-        call.freeze(units, f"{name} of {call.where} is computed in forward")
-        if isinstance(value, Weight):
-            call.walk.fix(value, f"{name} of {call.where} is computed in forward")
+        call.units.tie(call.vector(call.labels(name), 0), units, f"{name} of {call.where} is computed in forward")
 
 
 def _table(*rows: tuple[Rule, str]) -> dict[str, Rule]:
@@ -174,15 +264,22 @@ RULES: dict[str, Rule] = _table(
     (conv, "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
     (linear, "linear"),
     (channel_norm, "batch_norm instance_norm"),
-    (mixing_norm, "layer_norm group_norm"),
+    (weight_norm, "_weight_norm _weight_norm_interface"),
+    (layer_norm, "layer_norm rms_norm"),
+    (group_norm, "group_norm"),
     (prelu, "prelu"),
     (pool, "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d"),
     (pool, "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"),
     (pool, "max_pool2d_with_indices upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d"),
-    (pool, "upsample_bicubic2d upsample_linear1d upsample_trilinear3d"),
-    (reduce, "mean sum amax amin max min var std logsumexp prod norm linalg_vector_norm argmax any all"),
+    (pool, "upsample_bicubic2d upsample_linear1d upsample_trilinear3d _upsample_nearest_exact2d"),
+    (pool, "_upsample_nearest_exact1d _upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa"),
+    (grid_sample, "grid_sampler"),
+    (reduce, "mean sum amax amin max min var std var_mean std_mean logsumexp prod norm linalg_vector_norm argmax any"),
+    (reduce, "all"),
     (normalize_dim, "softmax log_softmax cumsum"),
     (matmul, "matmul bmm mm addmm"),
+    (attention, "scaled_dot_product_attention"),
+    (lookup, "embedding embedding_bag"),
     (pointwise, "dropout feature_dropout alpha_dropout hardtanh hardswish relu6 zeros_like ones_like empty_like"),
     (pointwise, "rand_like randn_like full_like where masked_fill lerp addcmul addcdiv copy threshold rrelu bernoulli"),
     (movement.keep, "contiguous clone to _to_copy detach alias type_as float half double"),
@@ -191,8 +288,10 @@ RULES: dict[str, Rule] = _table(
     (movement.move, "flip numpy_T mT expand_as"),
     (movement.reshape, "view reshape _unsafe_view flatten unflatten view_as reshape_as"),
     (movement.split, "chunk split split_with_sizes tensor_split"),
-    (movement.positional, "slice select narrow roll unbind"),
+    (movement.positional, "slice select narrow roll unbind unfold"),
     (movement.pad, "pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"),
+    (movement.glu, "glu"),
+    (movement.patches, "im2col"),
     (movement.pixel_shuffle, "pixel_shuffle"),
     (movement.pixel_unshuffle, "pixel_unshuffle"),
     (movement.channel_shuffle, "channel_shuffle native_channel_shuffle"),

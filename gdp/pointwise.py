@@ -19,8 +19,10 @@ def pointwise(call: Call) -> Any:
     """
     activations = [o for o in call.operands() if isinstance(o, Labels)]
     weights = [o for o in call.operands() if isinstance(o, Weight)]
+    if not activations and len(weights) == 1 and call.shape == weights[0].shape:  # can be cut, but no longer be gated
+        return call.result(Weight(weights[0].name, weights[0].shape, weights[0].coords, exact=False))
     if not activations:
-        return _computed_weight(call, weights)
+        activations, weights = [call.walk.as_activation(w) for w in weights], []
     merged = _merge(call, activations)
     for weight in weights:
         _carry_elementwise(call, weight, merged)
@@ -44,13 +46,6 @@ def _merge(call: Call, activations: list[Labels]) -> Labels:
     for other in kept[1:]:
         call.units.tie(kept[0], other, f"meets an input, zero padding or a constant in {call.where}")
     return Labels(kept[0], call.shape)
-
-
-def _computed_weight(call: Call, weights: list[Weight]) -> Any:
-    """A parameter changed on its way: it can still be cut, but no longer be gated."""
-    if len(weights) == 1 and call.shape == weights[0].shape:
-        return call.result(Weight(weights[0].name, weights[0].shape, weights[0].coords, exact=False))
-    return call.unknown(f"{call.where} computes it from several tensors")
 
 
 def _carry_elementwise(call: Call, weight: Weight, units: Labels) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gdp.compare import Difference, in_double
 from gdp.errors import GDPError
-from gdp.export import randomized, run
+from gdp.export import first_line, randomized, run, source_line
 from gdp.flops import count_flops, count_parameters
 from gdp.gates import Gates
 from gdp.graph import ChannelGraph
@@ -19,36 +18,6 @@ from gdp.plan import Plan
 from gdp.report import Report
 from gdp.store import recall, remember
 from gdp.surgery import Undo, cut
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Largest difference between two lists of outputs, absolute and relative to the largest output."""
-
-    absolute: float
-    relative: float
-
-    @classmethod
-    def between(cls, expected: list[Tensor], actual: list[Tensor]) -> Difference:
-        absolute = relative = 0.0
-        for a, b in zip(expected, actual, strict=True):
-            if a.shape != b.shape:
-                return cls(float("inf"), float("inf"))
-            a, b = a.double(), b.double()
-            gap = torch.where(a == b, 0.0, (a - b).abs())  # equal infinities differ by nothing
-            if a.numel() == 0 or not bool(gap.any()):
-                continue
-            size = a[a.isfinite()].abs().max().item() if bool(a.isfinite().any()) else 0.0
-            worst = gap.max().item()
-            if worst != worst:
-                return cls(worst, worst)
-            absolute, relative = max(absolute, worst), max(relative, worst / size if size else float("inf"))
-        return cls(absolute, relative)
-
-    def exact(self, outputs: list[Tensor]) -> bool:
-        """At most 1e-4 relative; more only where the type of the outputs can't resolve that. Never true for NaN."""
-        steps = [torch.finfo(t.dtype).eps for t in outputs if t.is_floating_point()]
-        return self.relative <= max([1e-4, *(4 * s for s in steps)])
 
 
 def fold(gates: Gates) -> Undo:
@@ -76,15 +45,9 @@ def _probe(model: nn.Module, graph: ChannelGraph) -> list[Tensor]:
     return run(model, graph.inputs) + run(model, randomized(graph.inputs))
 
 
-def apply(
-    model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iterable[Optimizer] = ()
-) -> tuple[Difference, Plan, Undo]:
-    """Fold and cut, and say how far the network's outputs moved; the last result puts everything back.
-
-    Raises:
-        GDPError: the cut network does not run, or computes something else; it is put back before.
-    """
-    plan = Plan.of(graph, gates.closed)
+def _fold_and_cut(
+    model: nn.Module, graph: ChannelGraph, gates: Gates, plan: Plan, optimizers: Iterable[Optimizer]
+) -> tuple[Difference, list[Tensor], Undo]:
     expected = _probe(model, graph)
     unfold = fold(gates)
     uncut: Undo = lambda: None  # noqa: E731
@@ -95,22 +58,46 @@ def apply(
 
     try:
         uncut = cut(model, plan, optimizers)
-        actual = _probe(model, graph)
-        difference = Difference.between(expected, actual)
+        return Difference.between(expected, _probe(model, graph)), expected, undo
     except Exception as error:
         undo()
-        text = str(error).strip().splitlines()
+        line = source_line(error)
         raise GDPError(
-            f"{type(model).__name__}.forward can't follow the cut ({type(error).__name__}: {text[0] if text else ''}); "
-            "a size is probably written into it. Nothing was changed. Leave the layers around it alone: ignore=[...]."
+            f"{type(model).__name__}.forward can't follow the cut ({type(error).__name__}: {first_line(error)}"
+            f"{f' at {line}' if line else ''}); a size is probably written into it. Nothing was changed. Leave the "
+            "layers around it alone: ignore=[...]."
         ) from error
+
+
+def apply(
+    model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iterable[Optimizer] = ()
+) -> tuple[Difference, Plan, Undo]:
+    """Fold and cut, and say how far the network's outputs moved; the last result puts everything back.
+
+    Where the network's own type can't tell a wrong cut from rounding, float64 decides.
+
+    Raises:
+        GDPError: the cut network does not run, or computes something else; it is put back before.
+    """
+    plan = Plan.of(graph, gates.closed)
+    difference, expected, undo = _fold_and_cut(model, graph, gates, plan, optimizers)
     if not difference.exact(expected):
         undo()
-        raise GDPError(
-            f"The cut {type(model).__name__} differs from the gated one by {difference.absolute:.2e} (relative "
-            f"{difference.relative:.2e}, at most 1e-4 is accepted). Nothing was changed. Leave the layers that differ "
-            "alone with ignore=[...], and please report the network."
-        )
+        try:
+            with in_double(model):
+                precise, outputs, undo_double = _fold_and_cut(model, graph, gates, plan, ())
+                undo_double()
+            exact = precise.exact(outputs)
+        except GDPError:  # forward insists on its own type
+            precise, exact = difference, difference.tolerable(expected)
+        if not exact:
+            raise GDPError(
+                f"The cut {type(model).__name__} differs from the gated one by {precise.absolute:.2e} (relative "
+                f"{precise.relative:.2e}), which is more than rounding. Nothing was changed. Leave the layers that "
+                "differ alone with ignore=[...], and please report the network."
+            )
+        difference = precise
+        _, _, undo = _fold_and_cut(model, graph, gates, plan, optimizers)
     return difference, plan, undo
 
 
@@ -121,7 +108,7 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
     of `optimizers` is cut along.
 
     Raises:
-        GDPError: the cut network differs from the gated one by more than 1e-4 relative, or does not run. Network, gates
+        GDPError: the cut network differs from the gated one by more than rounding, or does not run. Network, gates
             and optimizers are then as they were.
 
     >>> import gdp
@@ -144,8 +131,12 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
     flops_before, params_before = count_flops(model, graph.inputs), count_parameters(model)
     opened = gates.opened
     predicted = graph.counted(flops_before).flops.count(opened)
-    difference, plan, _ = apply(model, graph, gates, optimizers)
-    flops_after = count_flops(model, graph.inputs)
+    difference, plan, undo = apply(model, graph, gates, optimizers)
+    try:
+        flops_after = count_flops(model, graph.inputs)
+    except GDPError:
+        undo()
+        raise
     if flops_after != predicted:
         warnings.warn(
             f"fvcore counts {flops_after:,} FLOPs where gdp predicted {predicted:,}: an operator of "

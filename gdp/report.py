@@ -28,6 +28,7 @@ class Report:
         max_abs, max_rel: largest difference between the outputs of the gated and of the cut network on the example
             input and on random numbers of its shape, absolute, and relative to the largest output.
         plan: which entries of which tensors were kept.
+        trial: nothing was changed; this is the smallest network that `gdp.check` tried.
     """
 
     flops_before: int
@@ -40,6 +41,7 @@ class Report:
     max_abs: float
     max_rel: float
     plan: Plan
+    trial: bool = False
 
     @property
     def remaining(self) -> float:
@@ -49,7 +51,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain strings and numbers; the plan is not part of it."""
         return {
-            **{k: v for k, v in vars(self).items() if isinstance(v, int | float)},
+            **{k: v for k, v in vars(self).items() if type(v) in (int, float)},
             "groups": [list(g) for g in self.groups],
             "frozen": [[f.name, f.channels, f.reason] for f in self.frozen],
         }
@@ -64,13 +66,14 @@ class Report:
         try:
             groups = tuple((str(name), int(kept), int(total)) for name, kept, total in data["groups"])
             frozen = tuple(Frozen(str(name), int(channels), str(reason)) for name, channels, reason in data["frozen"])
-            numbers = {f.name: data[f.name] for f in fields(cls) if f.name not in ("groups", "frozen", "plan")}
+            numbers = {f.name: data[f.name] for f in fields(cls) if f.name not in ("groups", "frozen", "plan", "trial")}
         except (KeyError, TypeError, ValueError) as error:
             raise GDPError(f"Expected the report of a pruning, but reading it failed: {error!r}.") from error
         return cls(**numbers, groups=groups, frozen=frozen, plan=plan)
 
     def __str__(self) -> str:
-        sizes = Table("", "dense", "pruned", "remains", title="gdp: what is left")
+        title = "gdp: the smallest network (trial; nothing was changed)" if self.trial else "gdp: what is left"
+        sizes = Table("", "dense", "pruned", "remains", title=title)
         for label, before, after in (
             ("FLOPs (fvcore, multiply-adds)", self.flops_before, self.flops_after),
             ("parameters", self.params_before, self.params_after),

@@ -14,6 +14,7 @@ from gdp.errors import GDPError
 from gdp.plan import Plan
 
 Undo = Callable[[], None]
+Describe = Callable[[Any, int], dict[str, Any]]  # module, groups left -> fields that say how large its tensors are
 
 
 def select(tensor: Tensor, keep: dict[int, tuple[int, ...]]) -> Tensor:
@@ -38,9 +39,8 @@ def cut(model: nn.Module, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> U
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     check_shapes(plan, {name: tuple(t.shape) for name, t in tensors.items()})
     optimizers = tuple(optimizers)
-    owners = {id(tensors[name]) for name in plan.keep}
-    touched = [m for m in model.modules() if owners & {id(t) for t in (*m._parameters.values(), *m._buffers.values())}]
-    depthwise = {m: _is_depthwise(m) for m in touched}
+    kept_of = {id(tensors[name]): keep for name, keep in plan.keep.items()}
+    fields = [(m, *_sizes(m, kept_of)) for m in model.modules()]
     undo: list[Undo] = []
     for name, keep in plan.keep.items():
         tensor = tensors[name]
@@ -55,8 +55,8 @@ def cut(model: nn.Module, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> U
         tensor.data = select(tensor.data, keep)
         if grad is not None:
             tensor.grad = select(grad, keep)
-    for module in touched:
-        for field, value in _fields(module, depthwise[module]).items():
+    for module, describe, groups in fields:
+        for field, value in describe(module, groups).items():
             undo.append(partial(setattr, module, field, getattr(module, field)))
             setattr(module, field, value)
 
@@ -81,40 +81,47 @@ def check_shapes(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> None:
         )
 
 
-def _is_depthwise(module: nn.Module) -> bool:
-    groups = getattr(module, "groups", 1)
-    return isinstance(groups, int) and groups > 1 and groups == getattr(module, "in_channels", None)
+def _sizes(module: nn.Module, kept_of: dict[int, dict[int, tuple[int, ...]]]) -> tuple[Describe, int]:
+    """What describes the module's tensors once they are cut, and how many of its groups are left."""
+    own = [*module._parameters.values(), *module._buffers.values()]
+    for part in getattr(module, "parametrizations", {}).values():
+        own += part.parameters()
+    cut_along = [(t.shape[0], kept_of[id(t)]) for t in own if t is not None and id(t) in kept_of]
+    describe = next((d for cls, d in _FIELDS.items() if isinstance(module, cls)), None)
+    if describe is None or not cut_along:
+        return lambda module, groups: {}, 1
+    groups: int = getattr(module, "num_groups" if isinstance(module, nn.GroupNorm) else "groups", 1)
+    rows, kept = next(((size, keep[0]) for size, keep in cut_along if 0 in keep and size % groups == 0), (groups, ()))
+    return describe, len({i * groups // rows for i in kept}) if kept else groups
 
 
-def _conv_fields(module: Any, depthwise: bool) -> dict[str, Any]:
-    rows, cols = module.weight.shape[:2]
-    if getattr(module, "transposed", False):
-        groups = rows if depthwise else module.groups
-        return {"in_channels": rows, "out_channels": cols * groups, "groups": groups}
-    groups = rows * module.in_channels // module.out_channels if depthwise else module.groups
-    return {"in_channels": cols * groups, "out_channels": rows, "groups": groups}
+def _weight_shape(module: Any) -> torch.Size:
+    """Of the weight as forward uses it; torch.nn.utils.weight_norm computes it anew before every forward."""
+    weight = module._parameters.get("weight")
+    weight = module._parameters.get("weight_v") if weight is None else weight
+    return module.weight.shape if weight is None else weight.shape
 
 
-def _linear_fields(module: Any, _: bool) -> dict[str, Any]:
-    return {"in_features": module.weight.shape[1], "out_features": module.weight.shape[0]}
+def _conv_fields(module: Any, groups: int) -> dict[str, Any]:
+    rows, cols = _weight_shape(module)[:2]
+    made, read = (cols * groups, rows) if module.transposed else (rows, cols * groups)
+    return {"in_channels": read, "out_channels": made, "groups": groups}
 
 
-def _norm_fields(module: Any, _: bool) -> dict[str, Any]:
+def _linear_fields(module: Any, _: int) -> dict[str, Any]:
+    rows, cols = _weight_shape(module)
+    return {"in_features": cols, "out_features": rows}
+
+
+def _norm_fields(module: Any, _: int) -> dict[str, Any]:
     tensor = next(t for t in (module.weight, module.running_mean) if t is not None)
     return {"num_features": tensor.shape[0]}
 
 
-_FIELDS: dict[type, Callable[[Any, bool], dict[str, Any]]] = {
+_FIELDS: dict[type, Describe] = {
     nn.modules.conv._ConvNd: _conv_fields,
     nn.Linear: _linear_fields,
     nn.modules.batchnorm._NormBase: _norm_fields,
+    nn.GroupNorm: lambda module, groups: {"num_groups": groups, "num_channels": module.weight.shape[0]},
     nn.PReLU: lambda module, _: {"num_parameters": module.weight.shape[0]},
 }
-
-
-def _fields(module: nn.Module, depthwise: bool) -> dict[str, Any]:
-    """The attributes of a module that describe the sizes of its tensors, as they are after the cut."""
-    for cls, fields in _FIELDS.items():
-        if isinstance(module, cls):
-            return fields(module, depthwise)
-    return {}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +15,9 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
+from gdp import movement, pointwise
 from gdp.errors import GDPError
-from gdp.export import as_inputs, differs_in_training, exported, inputs_for, train_inputs
+from gdp.export import as_inputs, differs_in_training, exported, inputs_for, is_users, train_inputs
 from gdp.gates import refuse_gated
 from gdp.graph import ChannelGraph
 from gdp.grouping import group_channels
@@ -50,17 +53,35 @@ def trace(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = 
     tensors = dict(_tensors(model))
     canonical: dict[int, str] = {}
     names = {name: canonical.setdefault(id(t), name) for name, t in tensors.items()}
-    walk = Walk(shapes={name: tuple(t.shape) for name, t in tensors.items()})
-    _run(walk, exported(model, inputs), names)
+    programs = [exported(model, inputs)]
     if differs_in_training(model, inputs):
-        walk.counting = False
-        _run(walk, _exported_for_training(model, inputs), names)
-    for name, pattern in ignored.items():
-        for (tensor, _), vector in walk.axes.items():
-            if tensor == names[name]:
-                walk.units.freeze(vector, f"ignored by {pattern!r}")
-    walk.finish()
-    return group_channels(walk, inputs)
+        programs.append(_exported_for_training(model, inputs))
+
+    def graph(flipped: frozenset[str] = frozenset()) -> tuple[Walk, ChannelGraph]:
+        walk = Walk({name: tuple(t.shape) for name, t in tensors.items()}, settable=_settable(model, names))
+        walk.flipped = flipped
+        for program in programs:
+            _run(walk, program, names)
+            walk.counting = False
+        for name, pattern in ignored.items():
+            for (tensor, _), vector in walk.axes.items():
+                if tensor == names[name]:
+                    walk.units.freeze(vector, f"ignored by {pattern!r}")
+        walk.finish()
+        return walk, group_channels(walk, inputs)
+
+    walk, found = graph()
+    stuck = frozenset(name for name in walk.grouped if not found.carries(name))
+    if not stuck:
+        return found
+    _, other = graph(stuck)  # grouped convs that can't lose whole groups may do so in step, and the other way round
+    return max((found, other), key=lambda g: sum(group.size for group in g.groups))
+
+
+def _settable(model: nn.Module, names: dict[str, str]) -> frozenset[str]:
+    """Weights of conv modules, whose attribute `groups` can be changed along with them."""
+    convs = (name for name, m in model.named_modules(remove_duplicate=False) if isinstance(m, nn.modules.conv._ConvNd))
+    return frozenset(names[f"{name}.weight" if name else "weight"] for name in convs if f"{name}.weight" in names)
 
 
 def check_ignore(ignore: object) -> None:
@@ -121,17 +142,23 @@ def _apply(walk: Walk, node: Node, env: dict[Node, Any]) -> Any:
     shapes = _shapes(node.meta.get("val"))
     if not isinstance(node.target, torch._ops.OpOverload):
         args = {f"arg{i}": value(a) for i, a in enumerate(tree_leaves((node.args, node.kwargs)))}
-        return Call("", args, shapes, _where(node), node.target, walk).unknown(f"{_where(node)} is not known to gdp")
+        call = Call("", args, shapes, _module(node), _line(node), node.target, walk)
+        return call.unknown(f"{call.where} is not known to gdp")
     schema = node.target._schema
     args = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
     args |= {a.name: value(v) for a, v in zip(schema.arguments, node.args, strict=False)}
     args |= {k: value(v) for k, v in node.kwargs.items()}
     op = node.target._opname.removesuffix("_")
-    call = Call(op, args, shapes, _where(node), node.target, walk)
+    call = Call(op, args, shapes, _module(node), _line(node), node.target, walk)
     rule = rule_for(op, node.target)
     if op.startswith("_assert") or (shapes == [] and not any(True for _ in call.operands())):
         return None
-    return rule(call) if rule is not None else call.unknown(f"{call.where} is not known to gdp")
+    if rule is None:
+        return call.unknown(f"{call.where} is not known to gdp")
+    out = rule(call)
+    if rule.__module__ in (movement.__name__, pointwise.__name__):
+        call.note_sizes(out)
+    return out
 
 
 def _shapes(val: Any) -> Any:
@@ -141,11 +168,17 @@ def _shapes(val: Any) -> Any:
     return [tuple(v.shape) for v in val if isinstance(v, Tensor)] if isinstance(val, list | tuple) else []
 
 
-def _where(node: Node) -> str:
+def _module(node: Node) -> str:
+    """Path of the module that called an operator; empty for the network itself."""
     stack = node.meta.get("nn_module_stack") or {}
     path = next((p for p, _ in reversed(stack.values()) if p), "")
-    op = getattr(node.target, "_opname", getattr(node.target, "__name__", str(node.target)))
-    return f"{op} in {path}" if path else f"{op} in forward"
+    return path.removesuffix(".parametrizations.weight.0").removesuffix(".parametrizations.weight")
+
+
+def _line(node: Node) -> str:
+    """The innermost line of the user's source that led to an operator, as torch.export noted it."""
+    entries = re.findall(r'File "(.+?)", line (\d+), in .*\n\s*(.*)', node.meta.get("stack_trace") or "")
+    return next((f"{Path(f).name}:{n}: {code}" for f, n, code in reversed(entries) if is_users(f)), "")
 
 
 def _ignored_tensors(model: nn.Module, ignore: Sequence[str | type]) -> dict[str, str]:

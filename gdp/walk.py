@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
+from gdp.graph import Frozen
 from gdp.labels import Labels, Units
 
 
@@ -55,7 +58,13 @@ class Walk:
     producers: set[tuple[str, int]] = field(default_factory=set)  # output axes of convs and linears
     readers: set[tuple[str, int]] = field(default_factory=set)  # input axes of convs and linears
     fixed: dict[str, str] = field(default_factory=dict)  # weights that must keep their shape -> reason
+    partly: dict[str, int] = field(default_factory=dict)  # weights used as activations -> dimension that may be cut
+    left_alone: list[Frozen] = field(default_factory=list)  # layers that no unit was given to
+    settable: frozenset[str] = frozenset()  # weights of conv modules: their `groups` follows a cut
+    flipped: frozenset[str] = frozenset()  # grouped convs that are cut the other way than their sizes suggest
+    grouped: set[str] = field(default_factory=set)  # grouped convs that can be cut both ways
     flops: list[FlopTerm] = field(default_factory=list)
+    sized: dict[str, list[Tensor]] = field(default_factory=dict)  # line of source -> units whose number it may hold
     counting: bool = True  # only the eval graph counts FLOPs
 
     def carry(self, weight: str, dim: int, vector: Tensor, where: str) -> None:
@@ -68,18 +77,36 @@ class Walk:
         """`weight` must keep its shape, and so must every unit it carries anywhere in the network."""
         self.fixed.setdefault(weight.name, reason)
 
+    def as_activation(self, weight: Weight) -> Labels:
+        """Units of a weight that is computed with: one per index of its first dimension, the others keep their size."""
+        stored = self.shapes[weight.name]
+        wide = [d for d, size in enumerate(stored) if size > 1]
+        if not wide:
+            return Labels.stay(weight.shape)
+        dim = 0 if stored[0] > 1 else wide[-1]
+        self.partly[weight.name] = dim
+        if (weight.name, dim) not in self.axes:
+            self.axes[weight.name, dim] = self.units.fresh(stored[dim])
+        at = weight.full() // prod(stored[dim + 1 :]) % stored[dim]
+        return Labels.of(self.axes[weight.name, dim][at])
+
     def count(self, coef: int, rows: Tensor | None = None, cols: Tensor | None = None) -> None:
         if self.counting:
             self.flops.append(FlopTerm(coef, rows, cols))
 
     def finish(self) -> None:
-        """Freeze what `fixed` weights carry, and weights that are read along two dimensions: a gate sits on one."""
+        """Freeze what weights carry that must keep their shape, or a part of it.
+
+        Those read along two dimensions are among them, since a gate sits on one.
+        """
         for name, count in Counter(name for name, _ in self.readers).items():
             if count > 1:
                 self.fixed.setdefault(name, f"{name} is read along several dimensions")
-        for (name, _), vector in self.axes.items():
+        for (name, dim), vector in self.axes.items():
             if name in self.fixed:
                 self.units.freeze(vector, self.fixed[name])
+            elif name in self.partly and (dim != self.partly[name] or (name, dim) in self.readers):
+                self.units.freeze(vector, f"{name} is computed with in forward")
 
 
 @dataclass(frozen=True)
@@ -89,13 +116,19 @@ class Call:
     op: str  # base name without overload and in-place mark, e.g. "conv2d"
     args: dict[str, Any]
     outputs: Any  # shapes of the results: one tuple, or a list of them
-    where: str  # for people: operator and the module it was called in
+    module: str  # that it was called in; empty for the network itself
+    line: str  # of the user's source, `file:line: code`
     target: Any
     walk: Walk
 
     @property
     def units(self) -> Units:
         return self.walk.units
+
+    @property
+    def where(self) -> str:
+        """For people: operator and the module it was called in."""
+        return f"{self.op or self.target} in {self.module or 'forward'}"
 
     def __getitem__(self, name: str) -> Any:
         return self.args[name]
@@ -111,12 +144,9 @@ class Call:
                     yield item
 
     def labels(self, name: str = "input") -> Labels:
-        """The argument as an activation; a weight used as one must keep its shape."""
+        """The argument as an activation."""
         value = self.args[name] if name in self.args else self.args["self"]
-        if isinstance(value, Weight):
-            self.walk.fix(value, f"{self.where} uses {value.name} as an activation")
-            return Labels.stay(value.shape)
-        return value
+        return self.walk.as_activation(value) if isinstance(value, Weight) else value
 
     def stored(self, name: str) -> Weight | None:
         """The argument as a parameter or buffer that is used just as it is stored, else None."""
@@ -135,6 +165,21 @@ class Call:
         if isinstance(self.outputs, tuple):
             return labels
         return [labels, *(Labels.stay(s) for s in self.outputs[1:])]
+
+    def leave_alone(self, channels: int, reason: str) -> None:
+        """Tell of a layer whose channels stay, and which no other reason would be given for."""
+        name = self.module or self.op
+        if channels > 1 and not any(f.name == name for f in self.walk.left_alone):
+            self.walk.left_alone.append(Frozen(name, channels, reason))
+
+    def note_sizes(self, out: Any) -> None:
+        """Remember the line if a number in it is the size of a dimension along which channels run."""
+        numbers = {a for a in tree_leaves(list(self.args.values())) if type(a) in (int, float) and a > 1}
+        for labels in tree_leaves([out, *self.operands()]):
+            if isinstance(labels, Labels):
+                for dim, size in enumerate(labels.shape):
+                    if size in numbers and labels.varies(dim):
+                        self.walk.sized.setdefault(self.line, []).append(labels.ids.flatten())
 
     def unknown(self, reason: str) -> Any:
         """Everything that enters must stay, and nothing that leaves carries a unit."""

@@ -1,0 +1,63 @@
+"""Do two networks compute the same? Differences of outputs, and float64 where the network's own type can't decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+EXACT = 1e-5  # relative; what float32 leaves of equal computations in another order
+EXACT_IN_DOUBLE = 1e-9
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Largest difference between two lists of outputs, absolute and relative to the largest output of each."""
+
+    absolute: float
+    relative: float
+
+    @classmethod
+    def between(cls, expected: list[Tensor], actual: list[Tensor]) -> Difference:
+        absolute = relative = 0.0
+        if len(expected) != len(actual):
+            return cls(float("inf"), float("inf"))
+        for a, b in zip(expected, actual, strict=True):
+            if a.shape != b.shape:
+                return cls(float("inf"), float("inf"))
+            a, b = a.double(), b.double()
+            gap = torch.where(a == b, 0.0, (a - b).abs())  # equal infinities differ by nothing
+            if a.numel() == 0 or not bool(gap.any()):
+                continue
+            size = a[a.isfinite()].abs().max().item() if bool(a.isfinite().any()) else 0.0
+            worst = gap.max().item()
+            if worst != worst:
+                return cls(worst, worst)
+            absolute, relative = max(absolute, worst), max(relative, worst / size if size else float("inf"))
+        return cls(absolute, relative)
+
+    def exact(self, outputs: list[Tensor]) -> bool:
+        """Whether this is no more than rounding in the type of the outputs. Never true for NaN."""
+        double = all(t.dtype == torch.float64 for t in outputs if t.is_floating_point())
+        return self.relative <= (EXACT_IN_DOUBLE if double else EXACT)
+
+    def tolerable(self, outputs: list[Tensor]) -> bool:
+        """The verdict where float64 can't be asked: at most 1e-4, or four steps of the type of the outputs."""
+        steps = [torch.finfo(t.dtype).eps for t in outputs if t.is_floating_point()]
+        return self.relative <= max([1e-4, *(4 * s for s in steps)])
+
+
+@contextmanager
+def in_double(model: nn.Module) -> Iterator[None]:
+    """The network in float64; afterwards it is bit for bit as it was."""
+    was = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    try:
+        for tensor, data in was:
+            tensor.data = data.double()
+        yield
+    finally:
+        for tensor, data in was:
+            tensor.data = data
