@@ -111,7 +111,7 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
         GDPError: the cut network differs from the gated one by more than rounding, or does not run. Network, gates
             and optimizers are then as they were.
 
-    >>> import gdp
+    >>> import gdp, torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> graph = gdp.trace(net, torch.randn(1, 3, 8, 8))
     >>> gates = gdp.insert_gates(net, graph)

@@ -55,7 +55,7 @@ def trace(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = 
     names = {name: canonical.setdefault(id(t), name) for name, t in tensors.items()}
     programs = [exported(model, inputs)]
     if differs_in_training(model, inputs):
-        programs.append(_exported_for_training(model, inputs))
+        programs += _exported_for_training(model, inputs)
 
     def graph(flipped: frozenset[str] = frozenset()) -> tuple[Walk, ChannelGraph]:
         walk = Walk({name: tuple(t.shape) for name, t in tensors.items()}, settable=_settable(model, names))
@@ -98,11 +98,17 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
 
 
-def _exported_for_training(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
-    try:
-        return exported(model, inputs, training=True)
-    except GDPError:
-        return exported(model, train_inputs(inputs), training=True)
+def _exported_for_training(model: nn.Module, inputs: tuple[Any, ...]) -> list[ExportedProgram]:
+    """The network as it trains. Where that can't be exported, layers of train mode keep their sizes.
+
+    Preflight tries them on the cut network then, and leaves alone what they can't follow.
+    """
+    for example in (inputs, train_inputs(inputs)):
+        try:
+            return [exported(model, example, training=True)]
+        except GDPError:
+            continue
+    return []
 
 
 def _run(walk: Walk, program: ExportedProgram, names: dict[str, str]) -> None:

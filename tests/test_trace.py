@@ -3,7 +3,22 @@ import copy
 import pytest
 import torch
 import torchvision
-from nets import AuxiliaryHead, Chain, Chunk, Concat, Grouped, MaskAndScale, OptionA, Residual, Reused, Tied, conv
+from nets import (
+    AuxiliaryHead,
+    Chain,
+    ChannelScale,
+    Chunk,
+    Concat,
+    FunctionalConv,
+    Grouped,
+    LearnedSlopes,
+    Mask,
+    OptionA,
+    Residual,
+    Reused,
+    Tied,
+    conv,
+)
 from torch import nn
 
 import gdp
@@ -40,11 +55,26 @@ def test_concat_keeps_its_parts_apart_and_repeats_have_two_slots():
     assert slots["d.0.weight"].tolist() == [[6, 16], [7, 17], [8, 18], [9, 19]]
 
 
-def test_groups_of_a_grouped_conv_go_in_step():
+def test_a_grouped_conv_loses_whole_groups_where_that_leaves_more_to_choose_from():
     found = groups(Grouped())
-    assert found["a.0"].size == 3 and found["b.0"].size == 4
-    index = {(a.tensor, a.dim): a.index for a in found["b.0"].tensors}
-    assert index["b.0.weight", 0].tolist() == [[j, j + 4, j + 8, j + 12] for j in range(4)]
+    index = {(a.tensor, a.dim): a.index.tolist() for a in found["a.0"].tensors}
+    assert found["a.0"].size == 4 and "b.0" not in found
+    assert index["a.0.weight", 0] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]] 
+    assert index["b.0.weight", 0] == index["c.weight", 1] == [[4 * j + i for i in range(4)] for j in range(4)]
+
+
+def test_groups_of_a_grouped_conv_go_in_step():
+    class Functional(Grouped):
+        def forward(self, x):
+            x = self.stem(x)
+            return self.head(x + self.c(nn.functional.conv2d(self.a(x), self.w, padding=1, groups=4)))
+
+    net = Functional()
+    net.w = nn.Parameter(torch.randn(16, 3, 3, 3))
+    found = groups(net)
+    assert found["a.0"].size == 3 and found["w"].size == 4
+    index = {(a.tensor, a.dim): a.index for a in found["w"].tensors}
+    assert index["w", 0].tolist() == [[j, j + 4, j + 8, j + 12] for j in range(4)]
 
 
 def test_chunk_ties_the_halves():
@@ -59,13 +89,22 @@ def test_reused_module_and_tied_parameter_carry_the_units_of_both_uses():
 
 
 def test_a_mask_of_one_channel_ties_nothing():
-    graph = gdp.trace(MaskAndScale(), X)
-    assert {g.name: g.size for g in graph.groups} == {"a.0": 10, "weight": 6}
-    touched = {a.tensor for a in graph["a.0"].tensors}
-    assert {"scale", "prelu.weight", "weight"} <= touched and "mask.weight" not in touched
+    graph = gdp.trace(Mask(), X)
+    assert {g.name: g.size for g in graph.groups} == {"a.0": 32}
+    assert "mask.weight" not in {a.tensor for a in graph["a.0"].tensors}
     assert [f.reason for f in graph.frozen if f.name == "mask"] == [
         "one channel is broadcast over many in mul in forward"
     ]
+
+
+def test_parameters_outside_of_layers_go_with_their_channels():
+    for net, group, axis in (
+        (ChannelScale(), "a.0", ("scale", 0)),
+        (FunctionalConv(), "a.0", ("weight", 1)),
+        (FunctionalConv(), "weight", ("weight", 0)),
+        (LearnedSlopes(), "0", ("1.weight", 0)),
+    ):
+        assert axis in {(a.tensor, a.dim) for a in groups(net)[group].tensors}
 
 
 def test_zero_padded_channels_stay_and_the_rest_of_the_stream_goes():
