@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations_with_replacement, islice
 
 import torch
 from torch import Tensor
 
 from gdp.errors import GDPError
 from gdp.graph import ChannelGraph, FlopModel
-
-EXCHANGES = 30_000  # count vectors that are tried at most, and only where single channels cost more than the slack
+from gdp.widths import Widths, exchanged, seats
 
 
 @dataclass(frozen=True)
@@ -30,9 +28,9 @@ class Selection:
     multiplier: float
 
 
-def lowest(graph: ChannelGraph) -> int:
-    """FLOPs with one channel left in every group."""
-    return graph.flops.count(torch.ones_like(graph.flops.sizes))
+def lowest(graph: ChannelGraph, widths: Widths | None = None) -> int:
+    """FLOPs of the smallest network: one channel left in every group, if nothing else is asked for."""
+    return graph.flops.count((widths or Widths.of(graph)).smallest)
 
 
 def check_target(target: float) -> None:
@@ -45,7 +43,7 @@ def check_target(target: float) -> None:
         raise GDPError(f"Expected `target_flops`, the fraction of FLOPs that remains, in (0, 1], got {target!r}.")
 
 
-def check_reachable(graph: ChannelGraph, target: float) -> None:
+def check_reachable(graph: ChannelGraph, target: float, widths: Widths | None = None) -> None:
     """Refuse what can't be reached in this network.
 
     Raises:
@@ -56,11 +54,11 @@ def check_reachable(graph: ChannelGraph, target: float) -> None:
             "No channel of this network can be pruned. What was found, and why it has to stay:\n"
             + (graph.reasons() or "  there is no conv or linear layer")
         )
-    least = lowest(graph) / graph.flops.dense
+    least = lowest(graph, widths) / graph.flops.dense
     if target < least:
         raise GDPError(
-            f"target_flops={target} is out of reach: with one channel left in every group {least:.4f} of the FLOPs "
-            f"remains. The lowest target for this network is {math.ceil(least * 1e4) / 1e4:.4f}. Left alone:\n"
+            f"target_flops={target} is out of reach: {least:.4f} of the FLOPs remains in the smallest network that "
+            f"gdp may make. The lowest target for this network is {math.ceil(least * 1e4) / 1e4:.4f}. Left alone:\n"
             + graph.reasons()
         )
 
@@ -78,7 +76,14 @@ def allowance(progress: float, target: float) -> float:
 
 
 def select_channels(
-    worth: Tensor, group_of: Tensor, alive: Tensor, flops: FlopModel, budget: int, floor: Tensor, slack: int
+    worth: Tensor,
+    group_of: Tensor,
+    alive: Tensor,
+    flops: FlopModel,
+    budget: int,
+    widths: Widths,
+    floor: Tensor | None = None,
+    slack: int | None = None,
 ) -> Selection:
     """Keep the channels with the highest worth per FLOP that fit into the budget.
 
@@ -91,21 +96,23 @@ def select_channels(
         alive: channels that are not closed for good.
         flops: the FLOPs as a function of open counts.
         budget: FLOPs that may remain.
-        floor: channels that every group keeps at least, shape (groups,), 1 or more.
+        widths: the counts that are legal.
+        floor: legal counts that every group keeps at least, shape (groups,); default: those of the smallest network.
         slack: FLOPs that may be left unused; where single channels are so dear that more would be, a few are exchanged
-            for others.
+            for others. Default: any number.
     """
     groups = len(flops.sizes)
+    floor = widths.smallest if floor is None else floor
     now = torch.bincount(group_of[alive], minlength=groups)
     ratio = worth.double() / flops.marginal(now)[group_of].clamp_min(1e-30)
     ratio = torch.nan_to_num(ratio, nan=0.0, posinf=torch.finfo(torch.float64).max)
     ratio[~alive] = -1.0
     order = torch.argsort(ratio, descending=True, stable=True)[: int(alive.sum())]
-    must = _seat(group_of[order]) < floor[group_of[order]]
+    must = seats(group_of[order]) < floor[group_of[order]]
     order = torch.cat([order[must], order[~must]])
 
     def counts(kept: int) -> Tensor:
-        return torch.bincount(group_of[order[:kept]], minlength=groups)
+        return widths.legal(torch.bincount(group_of[order[:kept]], minlength=groups))
 
     low, high = int(must.sum()), len(order)
     if flops.count(counts(high)) <= budget:
@@ -114,85 +121,28 @@ def select_channels(
         middle = (low + high) // 2
         low, high = (middle, high) if flops.count(counts(middle)) <= budget else (low, middle)
     multiplier = float(ratio[order[low]]) if low < len(order) else 0.0
-    opened = _fill(counts(low), order[low:], group_of, flops, budget)
-    opened = _exchange(opened, floor, worth.double(), group_of, order, flops, budget, slack)
+    opened = _fill(counts(low), order[low:], group_of, now, flops, widths, budget)
+    if slack is not None:
+        opened = exchanged(opened, floor, worth.double(), group_of, order, flops, widths, budget, slack)
     keep = torch.zeros_like(alive)
-    keep[order[_seat(group_of[order]) < opened[group_of[order]]]] = True
+    keep[order[seats(group_of[order]) < opened[group_of[order]]]] = True
     return Selection(keep, opened, multiplier)
 
 
-def _fill(opened: Tensor, rest: Tensor, group_of: Tensor, flops: FlopModel, budget: int) -> Tensor:
-    """Open further channels, best first, as long as one of any group still fits; return the counts."""
+def _fill(
+    opened: Tensor, rest: Tensor, group_of: Tensor, limit: Tensor, flops: FlopModel, widths: Widths, budget: int
+) -> Tensor:
+    """Open further channels, best first, as long as those of any group still fit; return the counts."""
     while len(rest):
         gap = budget - flops.count(opened)
-        rest = rest[flops.marginal(opened)[group_of[rest]] <= gap]  # a lower bound of what one more channel costs
+        step = torch.minimum(widths.step, widths.size - opened)
+        rest = rest[(flops.marginal(opened) * step)[group_of[rest]] <= gap]  # a lower bound of what they cost
         if len(rest) == 0:
             break
-        more = opened.clone()
-        more[group_of[rest[0]]] += 1
-        rest = rest[1:]
-        if flops.count(more) <= budget:
-            opened = more
+        group = int(group_of[rest[0]])
+        more = widths.wider(opened, group)
+        if bool((more <= limit).all()) and flops.count(more) <= budget:
+            opened, rest = more, rest[1:]
+        else:  # and it will not fit later
+            rest = rest[group_of[rest] != group]
     return opened
-
-
-def _exchange(
-    opened: Tensor,
-    floor: Tensor,
-    worth: Tensor,
-    group_of: Tensor,
-    order: Tensor,
-    flops: FlopModel,
-    budget: int,
-    slack: int,
-) -> Tensor:
-    """The worthiest open counts that use the budget up to the slack, or as far as channels of this size allow.
-
-    Within a group the channels come in the order of `order`, so counts say it all.
-    """
-    limit = torch.bincount(group_of[order], minlength=len(opened))
-    if flops.count(opened) >= budget - slack or torch.equal(opened, limit):
-        return opened
-    few = (limit - floor + 1).double().prod() <= EXCHANGES
-    near = _all_counts(floor, limit) if few else torch.cat([opened[None], _neighbours(opened, floor, limit)])
-    cost = flops.counts(near)
-    near, cost = near[cost <= budget], cost[cost <= budget]
-    if len(near) == 0:  # not even the floor fits
-        return opened
-    near = near[cost >= min(budget - slack, int(cost.max()))]
-    total = torch.zeros(len(opened), int(limit.max()) + 1, dtype=torch.float64)
-    total[group_of[order], _seat(group_of[order]) + 1] = worth[order]
-    return near[
-        total.cumsum(1).gather(1, near.T).sum(0).argmax()
-    ]  # total: worth of the first k channels of every group
-
-
-def _all_counts(floor: Tensor, limit: Tensor) -> Tensor:
-    """Every vector of open counts, shape (vectors, groups)."""
-    ranges = [torch.arange(low, high + 1) for low, high in zip(floor.tolist(), limit.tolist(), strict=True)]
-    return torch.cartesian_prod(*ranges).view(-1, len(ranges))
-
-
-def _neighbours(opened: Tensor, floor: Tensor, limit: Tensor) -> Tensor:
-    """Open counts two to four channels away from `opened`, shape (vectors, groups)."""
-    signed = range(2 * len(opened))  # one channel less, or one more, of every group
-    near = []
-    for size in (2, 3, 4):
-        moves = torch.tensor(list(islice(combinations_with_replacement(signed, size), EXCHANGES // 3)))
-        change = torch.zeros(len(moves), len(signed), dtype=torch.long).scatter_add_(1, moves, torch.ones_like(moves))
-        less, more = change.chunk(2, 1)
-        near.append(opened + more - less)
-    found = torch.cat(near)
-    return found[((found >= floor) & (found <= limit)).all(1)]
-
-
-def _seat(owner: Tensor) -> Tensor:
-    """Place of every entry among those of the same owner, in order of appearance.
-
-    >>> _seat(torch.tensor([1, 0, 1, 1, 0])).tolist()
-    [0, 0, 1, 2, 1]
-    """
-    by_owner = torch.argsort(owner, stable=True)
-    sizes = torch.bincount(owner)
-    place = torch.arange(len(owner)) - (sizes.cumsum(0) - sizes)[owner[by_owner]]
-    return torch.empty_like(place).scatter_(0, by_owner, place)

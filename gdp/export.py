@@ -74,7 +74,9 @@ def randomized(inputs: Inputs, only_constant: bool = False) -> Inputs:
 def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
     """Put the network in train or eval mode; afterwards modes, buffers and the RNG are as they were."""
     modes = [(m, m.training) for m in model.modules()]
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    buffers = [
+        (m, name, b, b.detach().clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None
+    ]
     devices = {t.device.index for t in (*model.parameters(), *model.buffers()) if t.is_cuda}
     python = random.getstate()
     with torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
@@ -86,7 +88,8 @@ def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
             for module, was in modes:
                 module.training = was
             with torch.no_grad():
-                for buffer, value in buffers:
+                for module, name, buffer, value in buffers:
+                    module._buffers[name] = buffer  # forward may have put another one in its place
                     if not torch.equal(buffer, value):
                         buffer.copy_(value)
 
@@ -190,14 +193,17 @@ def differs_in_training(model: nn.Module, inputs: Inputs) -> bool:
     Runs on the meta device: nothing is computed, and neither parameters nor buffers are touched. Where that fails, the
     answer is yes, which costs a second export and no more.
     """
-    state = {n: t.to("meta") for n, t in (*model.named_parameters(), *model.named_buffers())}
+    # under all their names: functional_call would leave meta tensors behind in modules that are registered twice
+    once: dict[int, Tensor] = {}
+    tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    state = {name: once.setdefault(id(t), t.to("meta")) for name, t in tensors}
     metas = tree_map(lambda t: t.to("meta") if isinstance(t, Tensor) else t, inputs)
     calls = []
     for training in (False, True):
         with mode_of(model, training), torch.no_grad(), torch.device("meta"):
             try:
                 with _Recorder({id(t): name for name, t in state.items()}) as recorder:
-                    functional_call(model, state, metas)
+                    functional_call(model, state, metas, tie_weights=False)
             except Exception:
                 return True
             calls.append(recorder.calls)

@@ -60,11 +60,35 @@ class Frozen:
 
 
 @dataclass(frozen=True)
+class Block:
+    """The branch of a residual block that goes as a whole once no channel that its last conv reads is open.
+
+    What the branch still adds then is a constant per channel.
+
+    Attributes:
+        name: the module that holds the branch.
+        groups: all channel groups inside the branch.
+        reads: those among them that its last conv reads.
+        last: name of the last conv or linear.
+        norm: name of the batch norm right behind it; empty if there is none.
+        silent: names of all other layers of the branch.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    reads: tuple[str, ...]
+    last: str
+    norm: str
+    silent: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class FlopModel:
     """FLOPs of the network, as fvcore counts them, as a function of the open channels of every group.
 
     `F = const + sum_t coef_t * n(row_t) * n(col_t)`, where `n(a) = offset_a + sum_g mult_ag * open_g` is what is left
-    of axis a. Bilinear in the open counts, as in GDP (arXiv 2109.02220); everything is an exact integer.
+    of axis a. Bilinear in the open counts, as in GDP (arXiv 2109.02220); everything is an exact integer. Terms of a
+    block that may go count as long as the group in `switch` has an open channel.
     """
 
     const: int
@@ -76,6 +100,8 @@ class FlopModel:
     group: Tensor
     mult: Tensor
     sizes: Tensor  # (groups,)
+    switch: Tensor  # (terms,) group, or -1: the term always counts
+    modules: tuple[str, ...]  # (terms,) layer of every term
 
     def lengths(self, opened: Tensor) -> Tensor:
         """What is left of every axis, shape (..., axes), with `opened` channels left per group, shape (..., groups)."""
@@ -85,7 +111,10 @@ class FlopModel:
     def counts(self, opened: Tensor) -> Tensor:
         """FLOPs with `opened` channels left per group, shape (..., groups), int64."""
         n = self.lengths(opened)
-        return self.const + (self.coef * n[..., self.row] * n[..., self.col]).sum(-1)
+        terms = self.coef * n[..., self.row] * n[..., self.col]
+        if bool((self.switch >= 0).any()):
+            terms = torch.where((self.switch >= 0) & (opened[..., self.switch] == 0), 0, terms)
+        return self.const + terms.sum(-1)
 
     def count(self, opened: Tensor) -> int:
         """FLOPs with `opened` channels left per group, shape (groups,), int64."""
@@ -117,6 +146,7 @@ class ChannelGraph:
         flops: FLOPs of one forward pass of the example input, from open counts.
         shapes: dense shape of every parameter and buffer.
         inputs: the example input it was traced with.
+        blocks: residual branches that may go as a whole; empty unless they were asked for.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -124,6 +154,7 @@ class ChannelGraph:
     flops: FlopModel
     shapes: dict[str, tuple[int, ...]]
     inputs: tuple[Any, ...]
+    blocks: tuple[Block, ...] = ()
 
     def __getitem__(self, name: str) -> ChannelGroup:
         for group in self.groups:
@@ -142,6 +173,7 @@ class ChannelGraph:
         flops, link = self.flops, keep[self.flops.group]
         stay = torch.where(link, 0, flops.mult * flops.sizes[flops.group])
         renumber = keep.cumsum(0) - 1
+        blocks = tuple(b for b in self.blocks if not names & set(b.groups))
         fewer = replace(
             flops,
             offset=flops.offset.index_add(0, flops.axis, stay),
@@ -150,13 +182,25 @@ class ChannelGraph:
             mult=flops.mult[link],
             sizes=flops.sizes[keep],
         )
-        return replace(
+        fewer_groups = replace(
             self,
+            blocks=(),
             groups=tuple(g for g in self.groups if g.name not in names),
             frozen=self.frozen
             + tuple(Frozen(g.name, g.tensors[0].index.numel(), reason) for g in self.groups if g.name in names),
-            flops=fewer,
+            flops=replace(fewer, switch=torch.full_like(flops.switch, -1)),
         )
+        return fewer_groups.with_blocks(blocks)
+
+    def with_blocks(self, blocks: tuple[Block, ...]) -> ChannelGraph:
+        """Return the graph with these residual branches allowed to go as a whole."""
+        switch = torch.full_like(self.flops.switch, -1)
+        number = {group.name: i for i, group in enumerate(self.groups)}
+        for block in blocks:
+            gone = {block.last, block.norm, *block.silent}
+            inside = torch.tensor([module in gone for module in self.flops.modules], dtype=torch.bool)
+            switch[inside] = number[block.reads[0]]
+        return replace(self, blocks=blocks, flops=replace(self.flops, switch=switch))
 
     def counted(self, dense: int) -> ChannelGraph:
         """Return the graph with `dense` as its FLOPs before the cut, as fvcore counted them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ def group_channels(walk: Walk, inputs: tuple[Any, ...]) -> ChannelGraph:
     """Turn what a walk collected into a ChannelGraph."""
     root, reasons = walk.units.resolve()
     axes = {key: root[vector] for key, vector in walk.axes.items()}
-    terms = [FlopTerm(t.coef, *(None if v is None else root[v] for v in (t.rows, t.cols))) for t in walk.flops]
+    terms = [replace(t, rows=_at(root, t.rows), cols=_at(root, t.cols)) for t in walk.flops]
     loose = [v for t in terms for v in (t.rows, t.cols) if v is not None]
 
     cls = _refine(len(root), [*axes.values(), *loose])
@@ -74,6 +75,10 @@ def group_channels(walk: Walk, inputs: tuple[Any, ...]) -> ChannelGraph:
     return ChannelGraph(groups, frozen, _flop_model(terms, group_of, sizes), dict(walk.shapes), inputs)
 
 
+def _at(root: Tensor, vector: Tensor | None) -> Tensor | None:
+    return None if vector is None else root[vector]
+
+
 def _refine(n: int, vectors: list[Tensor]) -> Tensor:
     """Two units get the same class iff they occur equally often in every vector (partition refinement)."""
     cls = torch.zeros(n, dtype=torch.long)
@@ -121,7 +126,6 @@ def _layer(tensor: str) -> str:
 
 
 def _flop_model(terms: list[FlopTerm], group_of: Tensor, sizes: Tensor) -> FlopModel:
-    const, coefs, rows, cols = 0, [], [], []
     offsets: list[int] = [1]  # axis 0 is the constant 1
     links: list[tuple[int, int, int]] = []  # axis, group, multiplicity
 
@@ -135,16 +139,13 @@ def _flop_model(terms: list[FlopTerm], group_of: Tensor, sizes: Tensor) -> FlopM
         offsets.append(int((owner < 0).sum()))
         return len(offsets) - 1
 
-    for term in terms:
-        if term.rows is None and term.cols is None:
-            const += term.coef
-        else:
-            coefs.append(term.coef)
-            rows.append(axis_of(term.rows))
-            cols.append(axis_of(term.cols))
+    rows, cols = [axis_of(t.rows) for t in terms], [axis_of(t.cols) for t in terms]
 
     def column(values: Iterable[int]) -> Tensor:
         return torch.tensor(list(values), dtype=torch.long)
 
     axis, group, mult = (column(c) for c in zip(*links, strict=True)) if links else (column([]),) * 3
-    return FlopModel(const, column(coefs), column(rows), column(cols), column(offsets), axis, group, mult, sizes)
+    switch = torch.full((len(terms),), -1)
+    modules = tuple(t.module for t in terms)
+    coef = column(t.coef for t in terms)
+    return FlopModel(0, coef, column(rows), column(cols), column(offsets), axis, group, mult, sizes, switch, modules)

@@ -28,22 +28,24 @@ def conv(call: Call) -> Any:
     channel_dim = len(source.shape) - len(kernel) + 1
     positions = (source.shape if transposed else call.shape)[channel_dim + 1 :]
     coef = prod(call.shape[:channel_dim]) * prod(positions) * prod(kernel[2:])
+    if isinstance(call["padding"], str):  # fvcore does not count these
+        coef = 0
     units_in, groups = call.vector(source, channel_dim), call["groups"]
     per_in, per_out = len(units_in) // groups, call.shape[channel_dim] // groups
     constant = torch.zeros(kernel[1], dtype=torch.long)
     if weight is None and transposed:
-        call.walk.count(coef * prod(kernel[:2]))
+        call.count(coef * prod(kernel[:2]))
         return _computed(call, call.shape[channel_dim])
     if weight is None:
         units_out = _computed_rows(call, units_in, groups)
-        call.walk.count(coef, units_out, constant)
+        call.count(coef, units_out, constant)
     elif groups > 1 and _by_whole_groups(call.walk, weight, groups, per_in, per_out):
         rows = units_in.view(groups, per_in)
         call.units.tie(rows[:, :1], rows, f"grouped with an input, zero padding or a constant in {call.where}")
         units_out = rows[:, 0].repeat_interleave(per_out)
         carried = rows[:, 0].repeat_interleave(per_in) if transposed else units_out
         call.walk.carry(weight.name, 0, carried, call.where)
-        call.walk.count(coef, carried, constant)
+        call.count(coef, carried, constant)
     else:
         rows = units_in.view(groups, per_in)  # every group keeps its size in step with the others
         call.units.tie(rows[:1], rows, f"grouped with an input, zero padding or a constant in {call.where}")
@@ -54,7 +56,7 @@ def conv(call: Call) -> Any:
         call.walk.carry(weight.name, 1, axes[1], call.where)
         call.walk.readers.add((weight.name, 0 if transposed else 1))
         call.walk.producers.add((weight.name, 1 if transposed else 0))
-        call.walk.count(coef, *axes)
+        call.count(coef, *axes)
     _carry_vector(call, "bias", units_out)
     return Labels.along(units_out, channel_dim, call.shape)
 
@@ -78,14 +80,14 @@ def linear(call: Call) -> Any:
     units_in, rows = call.vector(source, len(source.shape) - 1), prod(source.shape[:-1])
     if weight is None:
         units_out = _computed_rows(call, units_in, 1)
-        call.walk.count(rows, units_out, torch.zeros(len(units_in), dtype=torch.long))
+        call.count(rows, units_out, torch.zeros(len(units_in), dtype=torch.long))
     else:
         units_out = call.units.fresh(weight.shape[0])
         call.walk.carry(weight.name, 1, units_in, call.where)
         call.walk.carry(weight.name, 0, units_out, call.where)
         call.walk.readers.add((weight.name, 1))
         call.walk.producers.add((weight.name, 0))
-        call.walk.count(rows, units_out, units_in)
+        call.count(rows, units_out, units_in)
     _carry_vector(call, "bias", units_out)
     return Labels.along(units_out, len(call.shape) - 1, call.shape)
 
@@ -133,7 +135,7 @@ def channel_norm(call: Call) -> Any:
         _carry_vector(call, name, units)
     running = call.op == "batch_norm" and not call["training"]
     per_element = ((4, 5), (1, 2))[running][call["weight"] is not None]
-    call.walk.count(per_element * prod(source.shape) // source.shape[1], units)
+    call.count(per_element * prod(source.shape) // source.shape[1], units)
     return Labels.along(units, 1, call.shape)
 
 
@@ -149,7 +151,7 @@ def prelu(call: Call) -> Any:
 def layer_norm(call: Call) -> Any:
     """Statistics over the last dimensions: channels among them stay, channels beside them go as a whole."""
     source = call.labels()
-    call.walk.count((5 if call["weight"] is not None else 4) * prod(source.shape))
+    call.count((5 if call["weight"] is not None else 4) * prod(source.shape))
     normed = range(len(source.shape) - len(call["normalized_shape"]), len(source.shape))
     if any(source.varies(d) for d in normed):
         return call.unknown(f"{call.where} mixes channels")
@@ -161,14 +163,14 @@ def group_norm(call: Call) -> Any:
     source, groups = call.labels(), call["num_groups"]
     per_element = 5 if call["weight"] is not None else 4
     if groups == 1 or call.stored("weight") is None:
-        call.walk.count(per_element * prod(source.shape))
+        call.count(per_element * prod(source.shape))
         return call.unknown(f"{call.where} mixes channels")
     rows = call.vector(source, 1).view(groups, -1)
     call.units.tie(rows[:, :1], rows, f"normalized with an input, zero padding or a constant in {call.where}")
     units = rows[:, 0].repeat_interleave(rows.shape[1])
     for name in ("weight", "bias"):
         _carry_vector(call, name, units)
-    call.walk.count(per_element * prod(source.shape) // source.shape[1], units)
+    call.count(per_element * prod(source.shape) // source.shape[1], units)
     return call.result(Labels.along(units, 1, call.shape))
 
 
@@ -183,7 +185,7 @@ def pool(call: Call) -> Any:
     scale, factor = (call.shape, 4) if call.op == "upsample_bilinear2d" else (scale, 1)
     if scale is not None:
         dim = len(source.shape) - spatial - 1
-        call.walk.count(factor * prod(scale) // scale[dim], call.vector(source, dim))
+        call.count(factor * prod(scale) // scale[dim], call.vector(source, dim))
     return call.result(Labels(source.ids, call.shape))
 
 
@@ -212,7 +214,7 @@ def normalize_dim(call: Call) -> Any:
 def matmul(call: Call) -> Any:
     """Products of activations (attention) are left alone; their FLOPs do not change."""
     shapes = [o.shape for o in call.operands()][-2:]
-    call.walk.count(prod(shapes[0]) * shapes[1][-1])
+    call.count(prod(shapes[0]) * shapes[1][-1])
     return call.unknown(f"{call.where} mixes channels")
 
 
@@ -235,7 +237,7 @@ def grid_sample(call: Call) -> Any:
         return call.unknown(f"{call.where} mixes channels")
     call.freeze(grid.ids, f"{call.where} takes positions from it")
     units = call.vector(source, 1)
-    call.walk.count(4 * prod(call.shape) // call.shape[1], units)
+    call.count(4 * prod(call.shape) // call.shape[1], units)
     return Labels.along(units, 1, call.shape)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -143,30 +143,34 @@ def _trial(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Trial | F
 
 
 def _attempt(model: nn.Module, graph: ChannelGraph, names: list[str]) -> tuple[Trial | Failure, bool, bool]:
-    """Five forward passes: a random share closed, and cut; all but one closed, and cut; and one in train mode.
+    """Five forward passes: a random share cut, and closed; all but one channel cut, and closed; and one in train mode.
 
-    Returns what came of it, whether the difference is exact, and whether it is tolerable.
+    Cut ones come first, since what they raise, they raise cheaply. Returns what came of it, whether the difference is
+    exact, and whether it is tolerable.
     """
     few, most = _closings(graph, names)
     inputs = randomized(graph.inputs, only_constant=True)
-    gates = insert_gates(model, graph)
-    undo: list[Any] = [gates.withdraw]
+    undo: list[Callable[[], None]] = []
     try:
-        for name, closed in few.items():
-            gates.close(name, closed)
-        expected = run(model, inputs)
-        undo.pop()()
         plan = Plan.of(graph, few)
         undo.append(cut(model, plan))
         actual = run(model, inputs)
         with _muted(model, graph, plan, most):
-            expected += run(model, inputs)
+            expected = run(model, inputs)
         undo.pop()()
         plan = Plan.of(graph, most)
         undo.append(cut(model, plan))
         flops, outputs = counted_run(model, inputs)
         failure = _train_failure(model, graph)
         parameters = count_parameters(model)
+        undo.pop()()
+        if failure is not None and _train_failure(model, graph) is None:
+            return failure, False, False
+        gates = insert_gates(model, graph)
+        undo.append(gates.withdraw)
+        for name, closed in few.items():
+            gates.close(name, closed)
+        expected += run(model, inputs)
     except Exception as error:
         failure = _failed(error)
         if failure is None:
@@ -175,9 +179,7 @@ def _attempt(model: nn.Module, graph: ChannelGraph, names: list[str]) -> tuple[T
     finally:
         while undo:
             undo.pop()()
-    if failure is not None and _train_failure(model, graph) is None:
-        return failure, False, False
-    difference = Difference.between(expected, actual + outputs)
+    difference = Difference.between(expected, outputs + actual)
     return Trial(difference, plan, flops, parameters), difference.exact(expected), difference.tolerable(expected)
 
 

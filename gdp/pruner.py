@@ -14,6 +14,7 @@ from gdp.errors import GDPError
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph
 from gdp.polarize import anneal, gate_gradient, move, sensitivity, settle
+from gdp.widths import Widths
 
 TOLERANCE = 0.01  # what remains lies in [target - TOLERANCE, target], if channels are small enough for that
 
@@ -60,6 +61,7 @@ class Pruner:
         target_flops: fraction of the dense FLOPs that remains.
         total_steps: optimizer steps in the whole run; may be set later, but before the first `step()`.
         schedule: when and how fast.
+        widths: which numbers of channels are legal; default: every one from 1 on.
 
     Attributes:
         worth: running mean of the squared gate gradient of every channel.
@@ -82,9 +84,11 @@ class Pruner:
         target_flops: float,
         total_steps: int = 0,
         schedule: Schedule | None = None,
+        widths: Widths | None = None,
     ) -> None:
         check_target(target_flops)
-        check_reachable(graph, target_flops)
+        self.widths = widths or Widths.of(graph)
+        check_reachable(graph, target_flops, self.widths)
         self.graph = graph
         self.target_flops = target_flops
         self.total_steps = total_steps
@@ -174,10 +178,10 @@ class Pruner:
         worth, alive, group_of = self.worth.cpu(), raw > 0, self.gates.group_of
         target = int(self.target_flops * flops.dense)
         slack = target - math.ceil((self.target_flops - TOLERANCE) * flops.dense)
-        chosen = select_channels(worth, group_of, alive, flops, target, torch.ones_like(flops.sizes), slack)
+        chosen = select_channels(worth, group_of, alive, flops, target, self.widths, slack=slack)
         budget = int(fraction * flops.dense)
         if budget > target:
-            chosen = select_channels(worth, group_of, alive, flops, budget, chosen.opened, budget)
+            chosen = select_channels(worth, group_of, alive, flops, budget, self.widths, chosen.opened)
         self._keep = _as_on_rank_zero(chosen.keep.to(self.gates.raw.device))
         self.multiplier = chosen.multiplier * flops.dense / max(float(worth.sum()), 1e-30)
         self.opened = self.gates.opened

@@ -46,6 +46,7 @@ class FlopTerm:
     coef: int
     rows: Tensor | None = None
     cols: Tensor | None = None
+    module: str = ""
 
 
 @dataclass
@@ -89,10 +90,6 @@ class Walk:
             self.axes[weight.name, dim] = self.units.fresh(stored[dim])
         at = weight.full() // prod(stored[dim + 1 :]) % stored[dim]
         return Labels.of(self.axes[weight.name, dim][at])
-
-    def count(self, coef: int, rows: Tensor | None = None, cols: Tensor | None = None) -> None:
-        if self.counting:
-            self.flops.append(FlopTerm(coef, rows, cols))
 
     def finish(self) -> None:
         """Freeze what weights carry that must keep their shape, or a part of it.
@@ -159,6 +156,11 @@ class Call:
 
     def freeze(self, ids: Tensor, reason: str) -> None:
         self.units.freeze(ids, reason)
+
+    def count(self, coef: int, rows: Tensor | None = None, cols: Tensor | None = None) -> None:
+        """Add a term to the FLOPs."""
+        if self.walk.counting:
+            self.walk.flops.append(FlopTerm(coef, rows, cols, self.module))
 
     def result(self, labels: Labels | Weight) -> Any:
         """`labels` for the first result; further ones (indices of max pooling) are left without units."""

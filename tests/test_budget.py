@@ -8,8 +8,9 @@ from nets import Chain, Concat, Residual
 from torch import nn
 
 import gdp
-from gdp.budget import _neighbours as neighbours
 from gdp.budget import allowance, check_reachable, check_target, lowest, select_channels
+from gdp.widths import Widths
+from gdp.widths import _neighbours as neighbours
 
 X = torch.randn(1, 3, 12, 12)
 
@@ -20,10 +21,10 @@ def test_selection_is_the_best_that_threshold_and_filling_allow():
     group_of = torch.arange(len(sizes)).repeat_interleave(sizes)
     worth = torch.rand(len(group_of), generator=torch.Generator().manual_seed(0))
     alive = torch.ones_like(group_of, dtype=torch.bool)
-    one = torch.ones_like(sizes)
+    widths = Widths.of(graph)
     for fraction in (0.15, 0.3, 0.5, 0.8, 1.0):
         budget = int(fraction * flops.dense)
-        chosen = select_channels(worth, group_of, alive, flops, budget, one, budget)
+        chosen = select_channels(worth, group_of, alive, flops, budget, widths)
         opened = torch.bincount(group_of[chosen.keep], minlength=len(sizes))
         assert torch.equal(chosen.opened, opened) and flops.count(opened) <= budget and opened.min() >= 1
         for g in range(len(sizes)):  # nothing more fits
@@ -35,7 +36,7 @@ def test_selection_is_the_best_that_threshold_and_filling_allow():
             mine = group_of == g
             if (mine & ~chosen.keep).any():
                 assert worth[mine & chosen.keep].min() >= worth[mine & ~chosen.keep].max()
-    assert select_channels(worth, group_of, alive, flops, flops.dense, one, 0).keep.all()
+    assert select_channels(worth, group_of, alive, flops, flops.dense, widths, slack=0).keep.all()
 
 
 def test_a_few_channels_are_exchanged_where_single_ones_are_dear():
@@ -49,8 +50,8 @@ def test_a_few_channels_are_exchanged_where_single_ones_are_dear():
         worth = torch.rand(len(group_of), generator=torch.Generator().manual_seed(seed))
         allowed, slack = percent * flops.dense // 100, flops.dense // 100
         plain, chosen = (
-            flops.count(select_channels(worth, group_of, alive, flops, allowed, torch.ones_like(sizes), s).opened)
-            for s in (allowed, slack)
+            flops.count(select_channels(worth, group_of, alive, flops, allowed, Widths.of(graph), slack=s).opened)
+            for s in (None, slack)
         )
         improved += plain < allowed - slack <= chosen
         assert chosen <= allowed
@@ -63,7 +64,7 @@ def test_closed_channels_are_never_chosen_again():
     group_of = torch.tensor([0] * 8 + [1] * 12)
     alive = torch.ones(20, dtype=torch.bool)
     alive[[0, 3, 9]] = False
-    chosen = select_channels(torch.ones(20), group_of, alive, graph.flops, graph.flops.dense, torch.ones(2).long(), 0)
+    chosen = select_channels(torch.ones(20), group_of, alive, graph.flops, graph.flops.dense, Widths.of(graph), slack=0)
     assert torch.equal(chosen.keep, alive)
 
 
@@ -74,7 +75,7 @@ def test_more_multiplier_for_less_budget():
     worth, alive = torch.rand(len(group_of)), torch.ones(len(group_of), dtype=torch.bool)
     budgets = [int(f * graph.flops.dense) for f in (0.9, 0.6, 0.3)]
     multipliers = [
-        select_channels(worth, group_of, alive, graph.flops, b, torch.ones_like(sizes), b).multiplier for b in budgets
+        select_channels(worth, group_of, alive, graph.flops, b, Widths.of(graph)).multiplier for b in budgets
     ]
     assert 0 < multipliers[0] < multipliers[1] < multipliers[2]
 
@@ -143,9 +144,9 @@ def test_allowance_falls_from_all_to_the_target():
     assert all(a > b for a, b in itertools.pairwise(values))
 
 
-def test_neighbours_are_a_few_channels_away():
-    opened, floor, limit = torch.tensor([3, 5]), torch.tensor([1, 5]), torch.tensor([8, 8])
-    near = neighbours(opened, floor, limit)
-    assert ((near >= floor) & (near <= limit)).all()
-    assert {(2, 6), (3, 7), (1, 7)} <= {tuple(n) for n in near.tolist()}
-    assert (near - opened).abs().sum(1).max() == 4
+def test_neighbours_are_a_few_levels_away():
+    place, last = torch.tensor([3, 5]), torch.tensor([8, 6])
+    near = neighbours(place, last)
+    assert ((near >= 0) & (near <= last)).all()
+    assert {(2, 6), (3, 6), (1, 6), (4, 4)} <= {tuple(n) for n in near.tolist()}
+    assert (near - place).abs().sum(1).max() == 4

@@ -1,0 +1,169 @@
+"""Widths: which numbers of open channels a network may have: the least, multiples, blocks that go as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations_with_replacement, islice
+from math import ceil, gcd
+
+import torch
+from torch import Tensor
+
+from gdp.errors import GDPError
+from gdp.graph import ChannelGraph, ChannelGroup, FlopModel
+
+EXCHANGES = 30_000  # count vectors that are tried at most, and only where single channels cost more than the slack
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The legal open counts of every group.
+
+    Attributes:
+        size: channels of every group, shape (groups,).
+        least: open channels that every group keeps at least, unless its block goes.
+        step: counts are multiples of this, or all channels.
+        blocks: groups of every block that may go as a whole, once one of its groups is left with fewer than `least`.
+    """
+
+    size: Tensor
+    least: Tensor
+    step: Tensor
+    blocks: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, graph: ChannelGraph, min_channels: float = 1, round_to: int = 1) -> Widths:
+        """The widths that a user asked for; blocks are those of the graph.
+
+        Raises:
+            GDPError: `min_channels` or `round_to` is no number it could be.
+        """
+        check_widths(min_channels, round_to)
+        size = graph.flops.sizes
+        step = torch.tensor([round_to // gcd(round_to, _width(g)) for g in graph.groups], dtype=torch.long)
+        share = [ceil(min_channels * n) if isinstance(min_channels, float) else min_channels for n in size.tolist()]
+        least = torch.tensor([max(n, 1) for n in share], dtype=torch.long)
+        number = {group.name: i for i, group in enumerate(graph.groups)}
+        blocks = tuple(torch.tensor([number[name] for name in block.groups]) for block in graph.blocks)
+        return cls(size, torch.minimum(-(-least // step) * step, size), step, blocks)
+
+    def legal(self, counts: Tensor) -> Tensor:
+        """The largest legal counts that are no larger than `counts`, shape (groups,); at least the smallest ones."""
+        down = torch.where(counts >= self.size, self.size, counts // self.step * self.step)
+        gone = torch.zeros_like(self.size, dtype=torch.bool)
+        for block in self.blocks:
+            gone[block] = bool((down[block] < self.least[block]).any())
+        return torch.where(gone, 0, torch.maximum(down, self.least))
+
+    @property
+    def smallest(self) -> Tensor:
+        """The legal counts of the smallest network."""
+        return self.legal(torch.zeros_like(self.size))
+
+    def wider(self, opened: Tensor, group: int) -> Tensor:
+        """Legal counts with the next number of channels in one group; a whole block comes back at its smallest."""
+        more = opened.clone()
+        for block in self.blocks:
+            if group in block.tolist() and not bool(opened[block].all()):
+                more[block] = self.least[block]
+                return more
+        more[group] = min(int((opened[group] // self.step[group] + 1) * self.step[group]), int(self.size[group]))
+        return more
+
+    def levels(self, group: int, low: int, high: int) -> list[int]:
+        """Legal counts of one group from `low` to `high`."""
+        size, step = int(self.size[group]), int(self.step[group])
+        return [n for n in range(low, high + 1) if n in (low, size) or n % step == 0]
+
+
+def check_widths(min_channels: float, round_to: int) -> None:
+    """Refuse what is no number of channels.
+
+    Raises:
+        GDPError: it is none.
+    """
+    whole = isinstance(min_channels, int) and not isinstance(min_channels, bool) and min_channels >= 1
+    if not whole and not (isinstance(min_channels, float) and 0 < min_channels <= 1):
+        raise GDPError(
+            "Expected `min_channels` to be a number of channels (int, 1 or more) or a fraction of each group (float in "
+            f"(0, 1]), but got {min_channels!r}."
+        )
+    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+        raise GDPError(f"Expected `round_to` to be an int of 1 or more, but got {round_to!r}.")
+
+
+def _width(group: ChannelGroup) -> int:
+    """Channels of a layer that one channel of the group stands for (the members of a norm group, for instance)."""
+    made = [axis.index.shape[1] for axis in group.tensors if axis not in group.reads]
+    return min(made, default=1)
+
+
+def exchanged(
+    opened: Tensor,
+    floor: Tensor,
+    worth: Tensor,
+    group_of: Tensor,
+    order: Tensor,
+    flops: FlopModel,
+    widths: Widths,
+    budget: int,
+    slack: int,
+) -> Tensor:
+    """The worthiest open counts that use the budget up to the slack, or as far as channels of this size allow.
+
+    Within a group the channels come in the order of `order`, so counts say it all.
+    """
+    limit = torch.bincount(group_of[order], minlength=len(opened))
+    if flops.count(opened) >= budget - slack or torch.equal(opened, limit):
+        return opened
+    top = torch.where(opened > 0, limit, 0).tolist()  # a block that goes is not brought back here
+    levels = [
+        widths.levels(g, low, max(low, high)) for g, (low, high) in enumerate(zip(floor.tolist(), top, strict=True))
+    ]
+    table = torch.zeros(len(levels), max(map(len, levels)), dtype=torch.long)
+    for g, values in enumerate(levels):
+        table[g, : len(values)] = torch.tensor(values)
+    last = torch.tensor([len(values) - 1 for values in levels])
+    place = torch.tensor([values.index(n) for values, n in zip(levels, opened.tolist(), strict=True)])
+    few = (last + 1).double().prod() <= EXCHANGES
+    near = _all_places(last) if few else torch.cat([place[None], _neighbours(place, last)])
+    near = table.gather(1, near.T).T
+    cost = flops.counts(near)
+    near, cost = near[cost <= budget], cost[cost <= budget]
+    if len(near) == 0:  # not even the floor fits
+        return opened
+    near = near[cost >= min(budget - slack, int(cost.max()))]
+    total = torch.zeros(len(opened), int(limit.max()) + 1, dtype=torch.float64)
+    total[group_of[order], seats(group_of[order]) + 1] = worth[order]
+    best = total.cumsum(1).gather(1, near.T).sum(0).argmax()  # total: worth of the first k channels of every group
+    return near[best]
+
+
+def _all_places(last: Tensor) -> Tensor:
+    """Every vector of levels from 0 to `last`, shape (vectors, groups)."""
+    return torch.cartesian_prod(*[torch.arange(n + 1) for n in last.tolist()]).view(-1, len(last))
+
+
+def _neighbours(place: Tensor, last: Tensor) -> Tensor:
+    """Levels two to four moves away from `place`, shape (vectors, groups)."""
+    signed = range(2 * len(place))  # one level less, or one more, of every group
+    near = []
+    for size in (2, 3, 4):
+        moves = torch.tensor(list(islice(combinations_with_replacement(signed, size), EXCHANGES // 3)))
+        change = torch.zeros(len(moves), len(signed), dtype=torch.long).scatter_add_(1, moves, torch.ones_like(moves))
+        less, more = change.chunk(2, 1)
+        near.append(place + more - less)
+    found = torch.cat(near)
+    return found[((found >= 0) & (found <= last)).all(1)]
+
+
+def seats(owner: Tensor) -> Tensor:
+    """Place of every entry among those of the same owner, in order of appearance.
+
+    >>> seats(torch.tensor([1, 0, 1, 1, 0])).tolist()
+    [0, 0, 1, 2, 1]
+    """
+    by_owner = torch.argsort(owner, stable=True)
+    sizes = torch.bincount(owner)
+    place = torch.arange(len(owner)) - (sizes.cumsum(0) - sizes)[owner[by_owner]]
+    return torch.empty_like(place).scatter_(0, by_owner, place)
