@@ -24,6 +24,7 @@ from gdp.removal import remove
 from gdp.report import Report
 from gdp.store import recall
 from gdp.trace import check_ignore, trace
+from gdp.widths import Widths, check_widths
 
 
 class GDPCallback(pl.Callback):
@@ -39,6 +40,10 @@ class GDPCallback(pl.Callback):
         ignore: layers whose inputs and outputs keep their sizes: names (within network or LightningModule), globs over
             names, or module types.
         schedule: when and how fast channels go; fractions of the run.
+        blocks: let residual branches go as a whole, if that is what the budget asks for; the constant per channel that
+            a branch without open channels adds stays (`report.blocks` names them).
+        min_channels: what every group keeps at least: a number of channels (int) or a fraction of the group (float).
+        round_to: channels that are kept come in multiples of this number (or all of a group); the target still holds.
 
     Attributes:
         report: the record of the removal, once `fit` has returned.
@@ -53,8 +58,14 @@ class GDPCallback(pl.Callback):
         module: str | None = None,
         ignore: Sequence[str | type] = (),
         schedule: Schedule | None = None,
+        blocks: bool = False,
+        min_channels: float = 1,
+        round_to: int = 1,
     ) -> None:
         check_target(target_flops)
+        check_widths(min_channels, round_to)
+        if not isinstance(blocks, bool):
+            raise GDPError(f"Expected `blocks` to be True or False, but got {blocks!r}.")
         self.target_flops = target_flops
         self.module = module
         check_ignore(ignore)
@@ -62,6 +73,7 @@ class GDPCallback(pl.Callback):
             raise GDPError(f"Expected `schedule` to be a gdp.Schedule, but got {schedule!r}.")
         self.ignore = tuple(ignore)
         self.schedule = schedule or Schedule()
+        self.blocks, self.min_channels, self.round_to = blocks, min_channels, round_to
         self.report: Report | None = None
         self.pruner: Pruner | None = None
         self._last_global_step = 0
@@ -153,9 +165,10 @@ class GDPCallback(pl.Callback):
         batch = None if array is not None else _first_batch(trainer)
         # names may be given as the LightningModule has them
         ignore = [p.removeprefix(f"{name}.") if isinstance(p, str) and name else p for p in self.ignore]
-        graph = trace(network, example_inputs(pl_module, network, array, batch), ignore)
+        graph = trace(network, example_inputs(pl_module, network, array, batch), ignore, self.blocks)
         graph = preflight(network, trained_readers_only(network, graph))
-        self.pruner = Pruner(network, graph, self.target_flops, schedule=self.schedule)
+        widths = Widths.of(graph, self.min_channels, self.round_to)
+        self.pruner = Pruner(network, graph, self.target_flops, schedule=self.schedule, widths=widths)
         channels = sum(g.size for g in graph.groups)
         rank_zero_info(
             f"gdp: pruning {name or type(network).__name__} to {self.target_flops:.0%} of {graph.flops.dense:,} FLOPs; "

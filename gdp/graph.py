@@ -81,6 +81,15 @@ class Block:
     norm: str
     silent: tuple[str, ...]
 
+    def under(self, prefix: str) -> Block:
+        """The same block in a network that is the child `prefix` of a larger one."""
+
+        def longer(name: str) -> str:
+            return f"{prefix}.{name}" if name else name
+
+        silent = tuple(map(longer, self.silent))
+        return Block(longer(self.name), self.groups, self.reads, longer(self.last), longer(self.norm), silent)
+
 
 @dataclass(frozen=True)
 class FlopModel:

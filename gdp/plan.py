@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gdp.errors import GDPError
-from gdp.graph import ChannelGraph
+from gdp.graph import Block, ChannelGraph
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,12 @@ class Plan:
     Attributes:
         shapes: dense shape of every parameter and buffer.
         keep: for every tensor that gets smaller, the kept indices along each dimension that is cut.
+        blocks: residual branches that go as a whole.
     """
 
     shapes: dict[str, tuple[int, ...]]
     keep: dict[str, dict[int, tuple[int, ...]]]
+    blocks: tuple[Block, ...] = ()
 
     @classmethod
     def of(cls, graph: ChannelGraph, closed: Mapping[str, Sequence[int]]) -> Plan:
@@ -32,6 +34,9 @@ class Plan:
         Raises:
             GDPError: no such group or channel, or a group would lose its last channel.
         """
+        all_closed = {name for name, indices in closed.items() if len(set(indices)) == graph[name].size}
+        blocks = tuple(block for block in graph.blocks if all_closed.issuperset(block.reads))
+        inside = {name for block in blocks for name in block.groups}
         gone: dict[tuple[str, int], Tensor] = {}
         for name, indices in closed.items():
             group, index = graph[name], torch.as_tensor(sorted(set(indices)), dtype=torch.long)
@@ -41,6 +46,8 @@ class Plan:
                 raise GDPError(
                     f"Expected channel indices of {name!r} in [0, {group.size - 1}], but got {index.tolist()}."
                 )
+            if name in inside:
+                continue
             if len(index) == group.size:
                 raise GDPError(f"All {group.size} channels of {name!r} are closed; at least one has to stay.")
             for axis in group.tensors:
@@ -51,16 +58,18 @@ class Plan:
         keep: dict[str, dict[int, tuple[int, ...]]] = {}
         for (tensor, dim), mask in gone.items():
             keep.setdefault(tensor, {})[dim] = tuple(torch.nonzero(~mask).flatten().tolist())
-        return cls(dict(graph.shapes), keep)
+        return cls(dict(graph.shapes), keep, blocks)
 
     def after(self, first: Plan) -> Plan:
         """This plan, made for a network that `first` had cut already, as one plan for the dense network."""
         keep = {tensor: dict(dims) for tensor, dims in first.keep.items()}
+        held = {f"{b.last}.bias": _constant_of(b, first.shapes) for b in first.blocks}
         for tensor, dims in self.keep.items():
+            name = held.get(tensor, tensor)  # what a block left was a tensor of the dense network
             for dim, kept in dims.items():
-                before = first.keep.get(tensor, {}).get(dim, range(first.shapes[tensor][dim]))
-                keep.setdefault(tensor, {})[dim] = tuple(before[i] for i in kept)
-        return Plan(first.shapes, keep)
+                before = first.keep.get(name, {}).get(dim, range(first.shapes[name][dim]))
+                keep.setdefault(name, {})[dim] = tuple(before[i] for i in kept)
+        return Plan(first.shapes, keep, first.blocks + self.blocks)
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Shape of a tensor once it is cut."""
@@ -72,7 +81,9 @@ class Plan:
         if not prefix:
             return self
         return Plan(
-            {f"{prefix}.{k}": v for k, v in self.shapes.items()}, {f"{prefix}.{k}": v for k, v in self.keep.items()}
+            {f"{prefix}.{k}": v for k, v in self.shapes.items()},
+            {f"{prefix}.{k}": v for k, v in self.keep.items()},
+            tuple(b.under(prefix) for b in self.blocks),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,6 +91,7 @@ class Plan:
         return {
             "shapes": {k: list(v) for k, v in self.shapes.items()},
             "keep": {k: {d: list(i) for d, i in dims.items()} for k, dims in self.keep.items()},
+            "blocks": [[b.name, list(b.groups), list(b.reads), b.last, b.norm, list(b.silent)] for b in self.blocks],
         }
 
     @classmethod
@@ -93,6 +105,7 @@ class Plan:
             plan = cls(
                 {str(k): tuple(map(int, v)) for k, v in data["shapes"].items()},
                 {str(k): {int(d): tuple(map(int, i)) for d, i in v.items()} for k, v in data["keep"].items()},
+                tuple(_block(*fields) for fields in data["blocks"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise GDPError(f"Expected a plan with `shapes` and `keep`, but reading it failed: {error!r}.") from error
@@ -103,3 +116,14 @@ class Plan:
                 if not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= size:
                     raise GDPError(f"The plan keeps entries of {tensor} along dimension {dim} that it does not have.")
         return plan
+
+
+def _block(name: str, groups: list[str], reads: list[str], last: str, norm: str, silent: list[str]) -> Block:
+    names = [tuple(map(str, part)) for part in (groups, reads, silent)]
+    return Block(str(name), names[0], names[1], str(last), str(norm), names[2])
+
+
+def _constant_of(block: Block, shapes: dict[str, tuple[int, ...]]) -> str:
+    """The tensor of the dense network whose first dimension the constant of a block that went runs along."""
+    candidates = (f"{block.norm}.bias", f"{block.last}.bias", f"{block.last}.weight")
+    return next(name for name in candidates if name in shapes)

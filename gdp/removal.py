@@ -154,6 +154,7 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
         frozen=graph.frozen,
         max_abs=difference.absolute,
         max_rel=difference.relative,
+        blocks=tuple(block.name for block in plan.blocks),
         plan=plan if earlier is None else plan.after(earlier.plan),
     )
     remember(model, report)

@@ -28,6 +28,7 @@ class Report:
         max_abs, max_rel: largest difference between the outputs of the gated and of the cut network on the example
             input and on random numbers of its shape, absolute, and relative to the largest output.
         plan: which entries of which tensors were kept.
+        blocks: residual branches that went as a whole; the constant that they added stays.
         trial: nothing was changed; this is the smallest network that `gdp.check` tried.
     """
 
@@ -41,6 +42,7 @@ class Report:
     max_abs: float
     max_rel: float
     plan: Plan
+    blocks: tuple[str, ...] = ()
     trial: bool = False
 
     @property
@@ -53,6 +55,7 @@ class Report:
         return {
             **{k: v for k, v in vars(self).items() if type(v) in (int, float)},
             "groups": [list(g) for g in self.groups],
+            "blocks": list(self.blocks),
             "frozen": [[f.name, f.channels, f.reason] for f in self.frozen],
         }
 
@@ -63,13 +66,15 @@ class Report:
         Raises:
             GDPError: it is not a report.
         """
+        other = ("groups", "frozen", "plan", "blocks", "trial")
         try:
             groups = tuple((str(name), int(kept), int(total)) for name, kept, total in data["groups"])
             frozen = tuple(Frozen(str(name), int(channels), str(reason)) for name, channels, reason in data["frozen"])
-            numbers = {f.name: data[f.name] for f in fields(cls) if f.name not in ("groups", "frozen", "plan", "trial")}
+            blocks = tuple(map(str, data["blocks"]))
+            numbers = {f.name: data[f.name] for f in fields(cls) if f.name not in other}
         except (KeyError, TypeError, ValueError) as error:
             raise GDPError(f"Expected the report of a pruning, but reading it failed: {error!r}.") from error
-        return cls(**numbers, groups=groups, frozen=frozen, plan=plan)
+        return cls(**numbers, groups=groups, frozen=frozen, plan=plan, blocks=blocks)
 
     def __str__(self) -> str:
         title = "gdp: the smallest network (trial; nothing was changed)" if self.trial else "gdp: what is left"
@@ -93,6 +98,8 @@ class Report:
             for column in table.columns[1:3]:
                 column.justify = "right"
             console.print(table)
+        if self.blocks:
+            console.print(f"blocks gone as a whole: {', '.join(self.blocks)}")
         console.print(f"largest difference gated to cut: {self.max_abs:.1e} absolute, {self.max_rel:.1e} relative")
         assert isinstance(console.file, StringIO)
         return console.file.getvalue()

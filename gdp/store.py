@@ -90,23 +90,28 @@ def load_pruned(model: Net, path: str | os.PathLike[str]) -> Net:
     plan, state, report = _read(path)
     dense = {k: tuple(v.shape) for k, v in [*model.named_parameters(), *model.named_buffers()]}
     check_shapes(plan, dense)
-    wanted = {k: plan.shape(k) if k in plan.shapes else tuple(v.shape) for k, v in model.state_dict().items()}
-    found = {k: tuple(v.shape) for k, v in state.items() if isinstance(v, Tensor)}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            expected, held = wanted.get(name, "absent"), found.get(name, "no such tensor")
-            raise GDPError(
-                f"{os.fspath(path)!r} does not fit {type(model).__name__}: {name} should be {expected}, but it holds "
-                f"{held}. Build the same architecture that was pruned."
-            )
     undo = cut(model, plan)
     try:
+        _check_fit(model, state, os.fspath(path))
         model.load_state_dict(state)
     except Exception:
         undo()
         raise
     remember(model, report)
     return model
+
+
+def _check_fit(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
+    """Refuse tensors of another network than the one that was just cut."""
+    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+    found = {k: tuple(v.shape) for k, v in state.items() if isinstance(v, Tensor)}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            expected, held = wanted.get(name, "absent"), found.get(name, "no such tensor")
+            raise GDPError(
+                f"{path!r} does not fit {type(model).__name__}: {name} should be {expected}, but it holds "
+                f"{held}. Build the same architecture that was pruned."
+            )
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[Plan, dict[str, Tensor], Report]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gdp.blocks import silence
 from gdp.errors import GDPError
 from gdp.plan import Plan
 
@@ -60,7 +61,11 @@ def cut(model: nn.Module, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> U
             undo.append(partial(setattr, module, field, getattr(module, field)))
             setattr(module, field, value)
 
+    silenced = [silence(model, block) for block in plan.blocks]
+
     def put_back() -> None:
+        for unsilence in silenced:
+            unsilence()
         for name in plan.keep:
             tensors[name].grad = None  # a gradient of the wrong shape would not let its tensor change back
         for step in undo:

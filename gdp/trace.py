@@ -16,6 +16,7 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
 from gdp import movement, pointwise
+from gdp.blocks import find_blocks
 from gdp.errors import GDPError
 from gdp.export import as_inputs, differs_in_training, exported, inputs_for, is_users, train_inputs
 from gdp.gates import refuse_gated
@@ -26,13 +27,16 @@ from gdp.operators import rule_for
 from gdp.walk import Call, Walk, Weight
 
 
-def trace(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = ()) -> ChannelGraph:
+def trace(
+    model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = (), blocks: bool = False
+) -> ChannelGraph:
     """Find the channel groups of a network by running its own operations on labels.
 
     Args:
         model: any `nn.Module` that torch.export can follow; it is left as it was, mode and RNG included.
         example_inputs: one tensor or a tuple of inputs, as `forward` takes them. FLOPs are counted for these.
         ignore: layers whose inputs and outputs keep their sizes: module names, globs over them, or module types.
+        blocks: find the residual branches that may go as a whole, too.
 
     Raises:
         GDPError: the network can't be exported, or a pattern of `ignore` matches no module.
@@ -72,10 +76,9 @@ def trace(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = 
 
     walk, found = graph()
     stuck = frozenset(name for name in walk.grouped if not found.carries(name))
-    if not stuck:
-        return found
-    _, other = graph(stuck)  # grouped convs that can't lose whole groups may do so in step, and the other way round
-    return max((found, other), key=lambda g: sum(group.size for group in g.groups))
+    if stuck:  # grouped convs that can't lose whole groups may lose channels in step, and the other way round
+        found = max((found, graph(stuck)[1]), key=lambda g: sum(group.size for group in g.groups))
+    return found.with_blocks(find_blocks(programs[0], found, model)) if blocks else found
 
 
 def _settable(model: nn.Module, names: dict[str, str]) -> frozenset[str]:

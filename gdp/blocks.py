@@ -1,0 +1,213 @@
+"""Whole blocks (GDP, arXiv 2109.02220, figure 2): which residual branches can go, and what is left in their place.
+
+When no channel that the last conv of a residual branch reads is open, the branch adds a constant per channel: that
+conv's bias, through the batch norm behind it. The constant stays; everything else of the branch goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from gdp.graph import Block, ChannelGraph
+
+_LAST = {"conv1d", "conv2d", "conv3d", "linear"}
+_TAIL = {"batch_norm", "mul", "permute", "dropout", "clone", "contiguous", "transpose"}  # constants stay constants
+_WINDOW = nn.modules.conv._ConvNd
+_PASSING = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.PReLU, nn.AdaptiveAvgPool2d, nn.Upsample)
+
+
+def find_blocks(program: ExportedProgram, graph: ChannelGraph, model: nn.Module) -> tuple[Block, ...]:
+    """The residual branches of a network that consist of channel groups alone, innermost first, none within another."""
+    search = _Search(program, graph, model)
+    found = [b for node in program.graph.nodes if _op(node) == "add" for b in search.at(node)]
+    chosen: list[Block] = []
+    for block in sorted(found, key=lambda b: len(b.silent)):
+        layers = {block.last, *block.silent}
+        if not any(layers & {b.last, *b.silent} for b in chosen):
+            chosen.append(block)
+    order = {g.name: i for i, g in enumerate(graph.groups)}
+    return tuple(sorted(chosen, key=lambda b: order[b.reads[0]]))
+
+
+def _op(node: Node) -> str:
+    return getattr(node.target, "_opname", "").removesuffix("_") if node.op == "call_function" else ""
+
+
+class _Search:
+    """One exported graph, and which layers, groups and nodes belong together in it."""
+
+    def __init__(self, program: ExportedProgram, graph: ChannelGraph, model: nn.Module) -> None:
+        signature = program.graph_signature
+        stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self.tensor = {n: stored[n.name] for n in program.graph.nodes if n.op == "placeholder" and n.name in stored}
+        self.outputs = next(n for n in program.graph.nodes if n.op == "output")
+        self.nodes = [n for n in program.graph.nodes if n.op == "call_function"]
+        self.graph = graph
+        self.layers = {name: m for name, m in model.named_modules() if not any(True for _ in m.children())}
+        self.groups_on: dict[tuple[str, int], set[str]] = {}
+        covered: dict[tuple[str, int], int] = {}
+        for group in graph.groups:
+            for axis in group.tensors:
+                key = (axis.tensor, axis.dim)
+                self.groups_on.setdefault(key, set()).add(group.name)
+                covered[key] = covered.get(key, 0) + axis.index.numel()
+        self.used = self._live(None)
+        self.whole = {key for key, n in covered.items() if n == graph.shapes[key[0]][key[1]]}
+
+    def at(self, add: Node) -> Iterator[Block]:
+        """The branch that ends in this addition, if there is one beside a way around it."""
+        terms = [a for a in add.args if isinstance(a, Node)]
+        for branch, around in ((terms[0], terms[-1]), (terms[-1], terms[0])) if len(terms) == 2 else ():
+            last, norm = self._last(branch)
+            block = None if last is None else self._block(last, norm, around)
+            if block is not None:
+                yield block
+                return
+
+    def _last(self, node: Node) -> tuple[Node | None, str]:
+        """The conv or linear whose output, scaled and shifted at most, is this node, and the norm right behind it."""
+        norm = ""
+        while len(node.users) == 1 and _op(node) in _TAIL:
+            norm = self._layer(node) if _op(node) == "batch_norm" else ""
+            norm = norm if getattr(self.layers.get(norm), "running_mean", None) is not None else ""
+            data = [a for a in node.args if isinstance(a, Node) and a not in self.tensor]
+            if len(data) != 1:
+                return None, ""
+            node = data[0]
+        found = len(node.users) == 1 and _op(node) in _LAST and node.args[1] in self.tensor
+        return (node, norm) if found else (None, "")
+
+    def _layer(self, node: Node) -> str:
+        """The leaf module that called an operator; empty for operators in a forward of containers."""
+        stack = node.meta.get("nn_module_stack") or {}
+        path = next((p for p, _ in reversed(stack.values()) if p), "")
+        return path if path in self.layers else ""
+
+    def _block(self, last: Node, norm: str, around: Node) -> Block | None:
+        live = self._live(last)
+        dead = [n for n in self.nodes if n in self.used and n not in live]
+        if around not in live or not dead:
+            return None
+        weight = self.tensor[last.args[1]]
+        tensors = {self.tensor[a] for n in dead for a in n.all_input_nodes if a in self.tensor}
+        layers = {self._layer(n) for n in dead if any(a in self.tensor for a in n.all_input_nodes)}
+        layers |= {self._layer(n) for n in dead if isinstance(self.layers.get(self._layer(n)), _PASSING)}
+        inside = self.groups_on.get((weight, 1), set()).union(*(self.groups_on.get((t, 0), set()) for t in tensors))
+        reads = self.groups_on.get((weight, 1), set())
+        only = all(
+            axis.tensor in tensors or (axis.tensor, axis.dim) == (weight, 1)
+            for name in inside
+            for axis in self.graph[name].tensors
+        )
+        head = self._layer(last)
+        convs = [name for name in layers if isinstance(self.layers.get(name), _WINDOW | nn.Linear)]
+        if not (head and only and convs and (weight, 1) in self.whole and self._silenceable(layers, tensors, dead)):
+            return None
+        name = _common([head, *layers])
+        order = [g.name for g in self.graph.groups]
+        pick = partial(sorted, key=order.index)
+        return Block(name, tuple(pick(inside)), tuple(pick(reads)), head, norm, tuple(sorted(layers)))
+
+    def _silenceable(self, layers: set[str], tensors: set[str], dead: list[Node]) -> bool:
+        """Whether all tensors belong to known layers, and these layers are called in the branch alone."""
+        known = all(isinstance(self.layers.get(name), (_WINDOW, nn.Linear, *_PASSING)) for name in layers)
+        owned = all(t.rpartition(".")[0] in layers for t in tensors)
+        alone = all(n in dead for n in self.nodes if self._layer(n) in layers)
+        return known and owned and alone
+
+    def _live(self, last: Node | None) -> set[Node]:
+        """Nodes that the outputs depend on if the input of `last` does not matter."""
+        live: set[Node] = set()
+        stack = [self.outputs]
+        while stack:
+            node = stack.pop()
+            for source in node.all_input_nodes if node is not last else ():
+                if source not in live:
+                    live.add(source)
+                    stack.append(source)
+        return live
+
+
+def _common(names: list[str]) -> str:
+    """The module that holds all of these."""
+    parts = [name.split(".")[:-1] for name in names]
+    shared = [level[0] for level in zip(*parts, strict=False) if len(set(level)) == 1]
+    return ".".join(shared) or names[0]
+
+
+class Constant(nn.Module):
+    """What is left of the convs and linears of a branch that went: a constant per channel at every position.
+
+    The last one holds what the branch adds, as a parameter of shape (channels,); the others make one channel of zeros.
+    """
+
+    def __init__(self, layer: Any, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.bias = bias
+        self.flat = isinstance(layer, nn.Linear)
+        self.window: list[tuple[int, int, int]] = []  # per spatial dimension: window, padding, stride
+        if not self.flat:
+            reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+            same = isinstance(layer.padding, str)
+            pads = [r - 1 if layer.padding == "same" else 0 for r in reach] if same else [2 * p for p in layer.padding]
+            self.window = list(zip(reach, pads, layer.stride, strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Input of shape (..., channels) or (batch, channels, *positions)."""
+        value = x.new_zeros(1) if self.bias is None else self.bias.to(x.dtype)
+        if self.flat:
+            return value.expand(*x.shape[:-1], len(value)).clone()
+        sizes = [
+            (size + pad - reach) // stride + 1
+            for size, (reach, pad, stride) in zip(x.shape[-len(self.window) :], self.window, strict=True)
+        ]
+        batch = x.shape[: x.dim() - len(self.window) - 1]
+        return value.view(-1, *[1] * len(sizes)).expand(*batch, len(value), *sizes).clone()
+
+    def extra_repr(self) -> str:
+        return f"channels={1 if self.bias is None else len(self.bias)}"
+
+
+@torch.no_grad()
+def silence(model: nn.Module, block: Block) -> Callable[[], None]:
+    """Put the constant in place of a branch whose last layer reads zeros; return what puts the branch back.
+
+    The constant takes the place of the bias of the norm, or of the last layer: the parameter keeps its identity.
+    """
+    last: Any = model.get_submodule(block.last)
+    norm: Any = model.get_submodule(block.norm) if block.norm else None
+    zero = last.weight.new_zeros(last.weight.shape[0])
+    bias = nn.Parameter(zero) if last.bias is None else last.bias
+    value = bias.double()
+    if norm is not None:
+        spread = (norm.running_var.double() + norm.eps).sqrt()
+        scale = 1.0 if norm.weight is None else norm.weight.double()
+        value = (value - norm.running_mean.double()) / spread * scale
+        value = value if norm.bias is None else value + norm.bias.double()
+        bias = bias if norm.bias is None else norm.bias
+    was = bias.data
+    bias.data = value.to(was)
+    new: dict[nn.Module, nn.Module] = {last: Constant(last, bias)}
+    if norm is not None:
+        new[norm] = nn.Identity()
+    for layer in map(model.get_submodule, block.silent):
+        new[layer] = Constant(layer, None) if isinstance(layer, _WINDOW | nn.Linear) else nn.Identity()
+    undo = [partial(setattr, bias, "data", was)]
+    for module in list(model.modules()):
+        for child, held in module._modules.items():
+            if held in new:
+                undo.append(partial(module._modules.__setitem__, child, held))
+                module._modules[child] = new[held].train(held.training)
+
+    def put_back() -> None:
+        for step in undo:
+            step()
+
+    return put_back

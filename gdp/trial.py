@@ -1,0 +1,201 @@
+"""A trial cut: cut channels, compare with the network whose channels are closed, and put everything back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gdp.compare import Difference, in_double
+from gdp.errors import GDPError
+from gdp.export import first_line, randomized, run, source_line, train_inputs
+from gdp.flops import count_parameters, counted_run
+from gdp.gates import insert_gates
+from gdp.graph import ChannelGraph
+from gdp.plan import Plan
+from gdp.surgery import cut
+from gdp.widths import Widths
+
+Closing = dict[str, list[int]]  # group -> closed channels
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A network cut down to one channel per group: it runs, and computes what the gated one does."""
+
+    difference: Difference
+    plan: Plan
+    flops: int  # by fvcore
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial cut does not work: the error, and the line of the network's source that raised it, if one did."""
+
+    reason: str
+    line: str = ""
+
+
+Attempt = tuple[Trial | Failure, bool, bool]  # what came of it; whether its difference is exact; whether it's tolerable
+
+
+def trial(model: nn.Module, attempt: Callable[[], Attempt]) -> Trial | Failure:
+    """Cut on trial, float64 being asked where the network's own type can't decide."""
+    with _nothing_hidden(model):
+        outcome, exact, tolerable = attempt()
+        if exact or isinstance(outcome, Failure):
+            return outcome
+        try:
+            with in_double(model):
+                precise, exact, _ = attempt()
+        except GDPError:
+            exact = False
+        else:
+            if isinstance(precise, Trial):  # else forward insists on its own type
+                outcome, tolerable = precise, exact
+    if exact or tolerable:
+        return outcome
+    return Failure(
+        f"the cut network differs from the gated one by {outcome.difference.absolute:.2e} (relative "
+        f"{outcome.difference.relative:.2e})"
+    )
+
+
+def attempt(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Attempt:
+    """Five forward passes: a random share cut, and closed; all but one channel cut, and closed; and one in train mode.
+
+    Cut ones come first, since what they raise, they raise cheaply.
+    """
+    few, most = _closings(graph, names)
+    inputs = randomized(graph.inputs, only_constant=True)
+    undo: list[Callable[[], None]] = []
+    try:
+        plan = Plan.of(graph, few)
+        undo.append(cut(model, plan))
+        actual = run(model, inputs)
+        with _muted(model, graph, plan, most):
+            expected = run(model, inputs)
+        undo.pop()()
+        plan = Plan.of(graph, most)
+        undo.append(cut(model, plan))
+        flops, outputs = counted_run(model, inputs)
+        failure = _train_failure(model, graph)
+        parameters = count_parameters(model)
+        undo.pop()()
+        if failure is not None and _train_failure(model, graph) is None:
+            return failure, False, False
+        gates = insert_gates(model, graph)
+        undo.append(gates.withdraw)
+        for name, closed in few.items():
+            gates.close(name, closed)
+        expected += run(model, inputs)
+    except Exception as error:
+        failure = _failed(error)
+        if failure is None:
+            raise
+        return failure, False, False
+    finally:
+        while undo:
+            undo.pop()()
+    difference = Difference.between(expected, outputs + actual)
+    return Trial(difference, plan, flops, parameters), difference.exact(expected), difference.tolerable(expected)
+
+
+def attempt_blocks(model: nn.Module, graph: ChannelGraph) -> Attempt:
+    """All blocks gone, and one channel left in every other group: the cut network against weights of zero."""
+    closed = _closings(graph, [g.name for g in graph.groups])[1]
+    for block in graph.blocks:
+        closed |= {name: list(range(graph[name].size)) for name in block.groups}
+    inputs, plan = randomized(graph.inputs, only_constant=True), Plan.of(graph, closed)
+    undo: list[Callable[[], None]] = []
+    try:
+        undo.append(cut(model, plan))
+        flops, outputs = counted_run(model, inputs)
+        failure, parameters = _train_failure(model, graph), count_parameters(model)
+        undo.pop()()
+        if failure is not None and _train_failure(model, graph) is None:
+            return failure, False, False
+        with _muted(model, graph, Plan(graph.shapes, {}), closed):
+            expected = run(model, inputs)
+    except Exception as error:
+        failed = _failed(error)
+        if failed is None:
+            raise
+        return failed, False, False
+    finally:
+        while undo:
+            undo.pop()()
+    predicted = graph.flops.count(Widths.of(graph).smallest)
+    if flops != predicted:
+        return Failure(f"fvcore counts {flops:,} FLOPs without it where {predicted:,} were expected"), False, False
+    difference = Difference.between(expected, outputs)
+    return Trial(difference, plan, flops, parameters), difference.exact(expected), difference.tolerable(expected)
+
+
+def _failed(error: Exception) -> Failure | None:
+    """What a forward pass of a cut network raised; None if it is gdp itself that failed."""
+    cause = error.__cause__ or error
+    line = source_line(cause)
+    return Failure(first_line(cause), line) if line or not isinstance(error, GDPError) else None
+
+
+def _closings(graph: ChannelGraph, names: list[str]) -> tuple[Closing, Closing]:
+    """A random share of at least half of every group, and all but one channel."""
+    generator = torch.Generator().manual_seed(0)
+    few, most = {}, {}
+    for name in names:
+        size = graph[name].size
+        order = torch.randperm(size, generator=generator).tolist()
+        few[name] = order[: int(torch.randint((size + 1) // 2, size, (1,), generator=generator))]
+        most[name] = order[: size - 1]
+    return few, most
+
+
+@contextmanager
+def _muted(model: nn.Module, graph: ChannelGraph, plan: Plan, closed: Closing) -> Iterator[None]:
+    """Zeros where the weights of a network that was cut by `plan` read closed channels: gates that are 0."""
+    scale: dict[tuple[str, int], Tensor] = {}
+    for name, indices in closed.items():
+        for axis in graph[name].reads:
+            size = graph.shapes[axis.tensor][axis.dim]
+            scale.setdefault((axis.tensor, axis.dim), torch.ones(size))[axis.index[indices]] = 0.0
+    was = []
+    try:
+        for (tensor, dim), factor in scale.items():
+            weight = model.get_parameter(tensor)
+            was.append((weight, weight.data))
+            kept = plan.keep.get(tensor, {}).get(dim)
+            factor = factor if kept is None else factor[list(kept)]
+            weight.data = weight.data * factor.to(weight).view([-1 if d == dim else 1 for d in range(weight.dim())])
+        yield
+    finally:
+        for weight, data in reversed(was):
+            weight.data = data
+
+
+def _train_failure(model: nn.Module, graph: ChannelGraph) -> Failure | None:
+    """What a forward pass in train mode raises, if it raises: heads that exist there only have to follow a cut, too."""
+    try:
+        run(model, train_inputs(graph.inputs), training=True)
+        return None
+    except Exception as error:  # forward may raise anything
+        return Failure(f"in train mode: {first_line(error)}", source_line(error))
+
+
+@contextmanager
+def _nothing_hidden(model: nn.Module) -> Iterator[None]:
+    """Random numbers in place of constant weights and statistics: a scale of zero would hide what is behind it."""
+    generator = torch.Generator().manual_seed(0)
+    was = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point() and t.numel() > 1]
+    try:
+        for tensor, data in was:
+            if bool((data == data.flatten()[0]).all()):
+                tensor.data = (torch.rand(data.shape, generator=generator) + 0.5).to(data)
+        yield
+    finally:
+        for tensor, data in was:
+            tensor.data = data
