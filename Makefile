@@ -4,8 +4,9 @@ BIN := .venv/bin
 RUN := OMP_NUM_THREADS=1 $(BIN)/python
 DATA ?=
 ARGS ?=
+N ?= 1000
 
-.PHONY: setup demo test lint bench digits-table train-digits has-cifar10 train-cifar10 has-imagenet train-imagenet
+.PHONY: setup demo test fuzz lint bench coverage digits-table train-digits has-cifar10 train-cifar10 has-imagenet train-imagenet
 
 setup: .venv/ready
 
@@ -20,6 +21,9 @@ demo: setup
 test: setup
 	$(RUN) -m pytest $(ARGS)
 
+fuzz: setup
+	RANDOM_NETS=$(N) $(RUN) -m pytest tests/test_random_nets.py -s -p no:logging $(ARGS)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -27,6 +31,9 @@ lint: setup
 bench: setup
 	$(RUN) benchmarks/step_overhead.py $(ARGS)
 	$(RUN) benchmarks/trace_time.py $(ARGS)
+
+coverage: setup
+	$(RUN) -m benchmarks.coverage $(ARGS)
 
 digits-table: setup
 	$(RUN) benchmarks/digits.py $(ARGS)

@@ -163,13 +163,13 @@ class Constant(nn.Module):
         """Input of shape (..., channels) or (batch, channels, *positions)."""
         value = x.new_zeros(1) if self.bias is None else self.bias.to(x.dtype)
         if self.flat:
-            return value.expand(*x.shape[:-1], len(value)).clone()
+            return value.expand(*x.shape[:-1], value.shape[0]).clone()
         sizes = [
             (size + pad - reach) // stride + 1
             for size, (reach, pad, stride) in zip(x.shape[-len(self.window) :], self.window, strict=True)
         ]
         batch = x.shape[: x.dim() - len(self.window) - 1]
-        return value.view(-1, *[1] * len(sizes)).expand(*batch, len(value), *sizes).clone()
+        return value.view(-1, *[1] * len(sizes)).expand(*batch, value.shape[0], *sizes).clone()
 
     def extra_repr(self) -> str:
         return f"channels={1 if self.bias is None else len(self.bias)}"

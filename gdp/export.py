@@ -193,10 +193,14 @@ def differs_in_training(model: nn.Module, inputs: Inputs) -> bool:
     Runs on the meta device: nothing is computed, and neither parameters nor buffers are touched. Where that fails, the
     answer is yes, which costs a second export and no more.
     """
-    # under all their names: functional_call would leave meta tensors behind in modules that are registered twice
+    # every slot of every module once: functional_call leaves meta tensors behind in a slot that it is given twice
     once: dict[int, Tensor] = {}
-    tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    state = {name: once.setdefault(id(t), t.to("meta")) for name, t in tensors}
+    state = {
+        f"{prefix}.{name}".lstrip("."): once.setdefault(id(t), t.to("meta"))
+        for prefix, module in model.named_modules()
+        for name, t in (*module._parameters.items(), *module._buffers.items())
+        if t is not None
+    }
     metas = tree_map(lambda t: t.to("meta") if isinstance(t, Tensor) else t, inputs)
     calls = []
     for training in (False, True):

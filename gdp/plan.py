@@ -63,12 +63,12 @@ class Plan:
     def after(self, first: Plan) -> Plan:
         """This plan, made for a network that `first` had cut already, as one plan for the dense network."""
         keep = {tensor: dict(dims) for tensor, dims in first.keep.items()}
-        held = {f"{b.last}.bias": _constant_of(b, first.shapes) for b in first.blocks}
+        held = {f"{b.last}.bias": _dense_sources(b, first.shapes) for b in first.blocks}
         for tensor, dims in self.keep.items():
-            name = held.get(tensor, tensor)  # what a block left was a tensor of the dense network
-            for dim, kept in dims.items():
-                before = first.keep.get(name, {}).get(dim, range(first.shapes[name][dim]))
-                keep.setdefault(name, {})[dim] = tuple(before[i] for i in kept)
+            for name in held.get(tensor, [tensor]):  # what a block left was a tensor of the dense network
+                for dim, kept in dims.items():
+                    before = first.keep.get(name, {}).get(dim, range(first.shapes[name][dim]))
+                    keep.setdefault(name, {})[dim] = tuple(before[i] for i in kept)
         return Plan(first.shapes, keep, first.blocks + self.blocks)
 
     def shape(self, tensor: str) -> tuple[int, ...]:
@@ -123,7 +123,7 @@ def _block(name: str, groups: list[str], reads: list[str], last: str, norm: str,
     return Block(str(name), names[0], names[1], str(last), str(norm), names[2])
 
 
-def _constant_of(block: Block, shapes: dict[str, tuple[int, ...]]) -> str:
-    """The tensor of the dense network whose first dimension the constant of a block that went runs along."""
-    candidates = (f"{block.norm}.bias", f"{block.last}.bias", f"{block.last}.weight")
-    return next(name for name in candidates if name in shapes)
+def _dense_sources(block: Block, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """Tensors of the dense network from which the constant of a block comes; it runs along their first dimension."""
+    norm = [f"{block.norm}.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
+    return [name for name in (*norm, f"{block.last}.bias", f"{block.last}.weight") if name in shapes]

@@ -261,6 +261,52 @@ def test_layers_of_train_mode_that_cant_be_exported_are_tried():
     assert "in train mode" in graph.reasons() and net.train()(X).shape == (2, 4, 12, 12)
 
 
+def test_a_module_registered_twice_keeps_its_weights():
+    a = nn.Conv2d(3, 3, 3, padding=1)
+    net = nn.Sequential(a, a, nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    graph, report = prune(net)
+    assert [g.name for g in graph.groups] == ["0", "2"] or [g.name for g in graph.groups] == ["2"]
+    assert not any(t.is_meta for t in net.state_dict().values()) and report.max_rel < 1e-5
+
+
+def test_a_buffer_that_forward_puts_another_in_place_of_is_put_back():
+    def table(self, x):
+        y = self.a(x)
+        if self.table.shape[-1] != y.shape[-1]:
+            self.table = torch.linspace(0.5, 1.5, y.shape[-1])
+        return self.head(y * self.table)
+
+    net = Net(table)
+    net.register_buffer("table", torch.ones(1))
+    buffer = net.table
+    graph = preflight(net, gdp.trace(net, X))
+    assert net.table is buffer and [g.name for g in graph.groups] == ["a.0"]
+
+
+def test_convs_that_fvcore_does_not_count_cost_nothing():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 9, groups=8, padding="same"), nn.Conv2d(8, 4, 1))
+    graph, report = prune(net)
+    assert graph.flops.dense == report.flops_before and report.flops_after == report.flops_predicted
+
+
+def test_a_class_token_goes_along_with_its_channels():
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch, self.token, self.place = (
+                nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.randn(1, 1, 8)), nn.Parameter(torch.randn(1, 10, 8)),
+            )  # fmt: skip
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, x):
+            y = self.patch(x).flatten(2).transpose(1, 2)
+            return self.head(torch.relu(torch.cat([self.token.expand(len(y), -1, -1), y], 1) + self.place))
+
+    graph, report = prune(net := Tokens())
+    assert [g.name for g in graph.groups] == ["patch"] and report.max_rel < 1e-5
+    assert net.token.shape == (1, 1, 4) and net.place.shape == (1, 10, 4)
+
+
 def test_a_cumulative_average_of_batch_statistics_is_no_obstacle():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, momentum=None), nn.ReLU(), nn.Conv2d(8, 4, 3))
     graph, report = prune(net)

@@ -59,7 +59,7 @@ def test_a_grouped_conv_loses_whole_groups_where_that_leaves_more_to_choose_from
     found = groups(Grouped())
     index = {(a.tensor, a.dim): a.index.tolist() for a in found["a.0"].tensors}
     assert found["a.0"].size == 4 and "b.0" not in found
-    assert index["a.0.weight", 0] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]] 
+    assert index["a.0.weight", 0] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
     assert index["b.0.weight", 0] == index["c.weight", 1] == [[4 * j + i for i in range(4)] for j in range(4)]
 
 

@@ -1,0 +1,93 @@
+"""Legal numbers of channels: the least, multiples, and the budget that is met with them."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lit import Lit, loader, small_net, trainer
+from nets import Chain, Grouped, Residual
+from torch import nn
+from torchvision.models import resnet18
+
+import gdp
+from gdp.budget import lowest, select_channels
+from gdp.widths import Widths
+
+X = torch.randn(1, 3, 12, 12)
+GRAPHS = [gdp.trace(net(), X) for net in (Chain, Residual, Grouped)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(GRAPHS), st.integers(1, 5), st.sampled_from([1, 2, 3, 0.25, 0.5]), st.floats(0, 1), st.integers()
+)
+def test_every_selection_is_legal_and_fits(graph, round_to, min_channels, share, seed):
+    widths, flops = Widths.of(graph, min_channels, round_to), graph.flops
+    least = lowest(graph, widths)
+    budget = least + int(share * (flops.dense - least))
+    group_of = torch.arange(len(flops.sizes)).repeat_interleave(flops.sizes)
+    worth = torch.rand(len(group_of), generator=torch.Generator().manual_seed(seed % 2**32))
+    alive = torch.ones_like(group_of, dtype=torch.bool)
+    chosen = select_channels(worth, group_of, alive, flops, budget, widths, slack=flops.dense // 100)
+    opened = torch.bincount(group_of[chosen.keep], minlength=len(flops.sizes))
+    assert torch.equal(opened, chosen.opened) and torch.equal(widths.legal(opened), opened)
+    assert flops.count(opened) <= budget
+    for group, kept in zip(graph.groups, opened.tolist(), strict=True):
+        wide = min(a.index.shape[1] for a in group.tensors if a not in group.reads)
+        assert kept == group.size or kept * wide % round_to == 0
+        assert kept >= min(group.size, min_channels * (group.size if isinstance(min_channels, float) else 1))
+    later = select_channels(worth, group_of, chosen.keep, flops, max(least, budget // 2), widths)
+    assert not (later.keep & ~chosen.keep).any() and torch.equal(widths.legal(later.opened), later.opened)
+
+
+def test_channels_of_whole_norm_groups_count_as_many():
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.GroupNorm(8, 32), nn.ReLU(), nn.Conv2d(32, 16, 3), nn.Conv2d(16, 4, 1))
+    graph = gdp.trace(net, X)
+    assert Widths.of(graph, round_to=8).step.tolist() == [2, 8]  # a norm group has four channels
+
+
+@pytest.mark.parametrize("round_to, min_channels", [(4, 1), (8, 0.25)])
+def test_the_callback_rounds_inside_the_selection(round_to, min_channels):
+    class Wide(Lit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small_net(16)
+
+    pruning = gdp.GDPCallback(target_flops=0.5, round_to=round_to, min_channels=min_channels)
+    trainer(pruning, epochs=4).fit(Wide(), loader())
+    assert 0.4 < pruning.report.remaining <= 0.5
+    assert all(kept % round_to == 0 and kept >= (n / 4 if round_to == 8 else 1) for _, kept, n in pruning.report.groups)
+    assert any(kept < n for _, kept, n in pruning.report.groups)
+
+
+def test_a_real_network_meets_its_target_in_multiples_of_eight():
+    graph = gdp.trace(resnet18(weights=None), torch.randn(1, 3, 64, 64))
+    widths, flops = Widths.of(graph, round_to=8), graph.flops
+    group_of = torch.arange(len(flops.sizes)).repeat_interleave(flops.sizes)
+    worth, alive = torch.rand(len(group_of)), torch.ones(len(group_of), dtype=torch.bool)
+    for target in (0.2, 0.4, 0.7):
+        budget = int(target * flops.dense)
+        chosen = select_channels(worth, group_of, alive, flops, budget, widths, slack=flops.dense // 100)
+        assert 0.99 * target < flops.count(chosen.opened) / flops.dense <= target
+        assert (chosen.opened % 8 == 0).all()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"min_channels": 0}, "Expected `min_channels` to be a number of channels .* but got 0"),
+        ({"min_channels": 1.5}, "Expected `min_channels` to be a number of channels .* but got 1.5"),
+        ({"min_channels": True}, "Expected `min_channels` to be a number of channels .* but got True"),
+        ({"round_to": 0}, "Expected `round_to` to be an int of 1 or more, but got 0"),
+        ({"round_to": 8.0}, "Expected `round_to` to be an int of 1 or more, but got 8.0"),
+    ],
+)
+def test_what_is_no_number_of_channels_is_refused(arguments, message):
+    with pytest.raises(gdp.GDPError, match=message):
+        gdp.GDPCallback(target_flops=0.5, **arguments)
+
+
+def test_a_target_below_the_least_widths_is_refused_before_training():
+    pruning = gdp.GDPCallback(target_flops=0.2, min_channels=0.9)
+    with pytest.raises(gdp.GDPError, match=r"target_flops=0.2 is out of reach: 0\.9\d* of the FLOPs remains"):
+        trainer(pruning).fit(Lit(), loader())
