@@ -51,13 +51,17 @@ def group_channels(walk: Walk, inputs: tuple[Any, ...]) -> ChannelGraph:
     seat = torch.zeros(len(root), dtype=torch.long)
     seat[free[by_group]] = torch.arange(len(free)) - starts[member[by_group]]
 
+    group_sizes = sizes.tolist()
     touched: list[list[tuple[tuple[str, int], Axis]]] = [[] for _ in range(len(order))]
     for key, vector in axes.items():
         owner = group_of[vector]
-        for g in torch.unique(owner[owner >= 0]).tolist():
-            slots = torch.nonzero(owner == g).flatten()
-            slots = slots[torch.argsort(seat[vector[slots]], stable=True)]
-            touched[g].append((key, Axis(key[0], key[1], slots.view(int(sizes[g]), -1))))
+        slots = torch.nonzero(owner >= 0).flatten()
+        if len(slots):
+            at = owner[slots] * len(root) + seat[vector[slots]]  # by group, then by channel
+            found, counts = torch.unique_consecutive(owner[slots].sort().values, return_counts=True)
+            parts = slots[torch.argsort(at, stable=True)].split(counts.tolist())
+            for g, part in zip(found.tolist(), parts, strict=True):
+                touched[g].append((key, Axis(key[0], key[1], part.view(group_sizes[g], -1))))
 
     lines = {line: set(group_of[root[torch.cat(met)]].tolist()) for line, met in walk.sized.items() if line}
     names = _names([[key for key, _ in axes_of] for axes_of in touched], walk)
@@ -128,14 +132,15 @@ def _layer(tensor: str) -> str:
 def _flop_model(terms: list[FlopTerm], group_of: Tensor, sizes: Tensor) -> FlopModel:
     offsets: list[int] = [1]  # axis 0 is the constant 1
     links: list[tuple[int, int, int]] = []  # axis, group, multiplicity
+    group_sizes = sizes.tolist()
 
     def axis_of(vector: Tensor | None) -> int:
         if vector is None:
             return 0
         owner = group_of[vector]
-        groups, mult = torch.unique(owner[owner >= 0], return_counts=True)
+        groups, mult = torch.unique_consecutive(owner[owner >= 0].sort().values, return_counts=True)
         for g, m in zip(groups.tolist(), mult.tolist(), strict=True):
-            links.append((len(offsets), g, m // int(sizes[g])))
+            links.append((len(offsets), g, m // group_sizes[g]))
         offsets.append(int((owner < 0).sum()))
         return len(offsets) - 1
 

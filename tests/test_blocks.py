@@ -68,6 +68,7 @@ def test_a_block_goes_and_its_constant_stays(gone):
 
 @pytest.mark.parametrize("build", [resnet50, mobilenet_v3_small, regnet_y_400mf, convnext_tiny])
 def test_blocks_of_torchvision_go(build):
+    torch.manual_seed(0)
     net, x = randomize(build(weights=None)), torch.randn(1, 3, 64, 64)
     for module in net.modules():
         if hasattr(module, "layer_scale"):
@@ -148,16 +149,20 @@ class Deep(Lit):
 
 
 def test_the_callback_lets_blocks_go_only_if_allowed():
-    for allowed in (True, False):
-        torch.manual_seed(0)
-        pruning = gdp.GDPCallback(target_flops=0.05, blocks=allowed)
-        trainer(pruning, epochs=6).fit(lit := Deep(), loader())
-        report = pruning.report
-        assert report.remaining <= 0.05 and report.max_rel < 1e-5 and bool(report.blocks) == allowed
-        assert all(kept for _, kept, _ in report.groups) != allowed
-        trainer(epochs=1).fit(lit, loader())
+    lowest = gdp.check(Deep().net, torch.randn(1, 3, 12, 12)).remaining
+    torch.manual_seed(0)
+    pruning = gdp.GDPCallback(target_flops=0.9 * lowest, blocks=True)
+    trainer(pruning, epochs=6).fit(lit := Deep(), loader())
+    report = pruning.report
+    assert report.blocks and report.remaining <= 0.9 * lowest and report.max_rel < 1e-5
+    trainer(epochs=1).fit(lit, loader())
+    with pytest.raises(gdp.GDPError, match="out of reach"):
+        trainer(gdp.GDPCallback(target_flops=0.9 * lowest)).fit(Deep(), loader())
+    pruning = gdp.GDPCallback(target_flops=1.2 * lowest)
+    trainer(pruning, epochs=6).fit(Deep(), loader())
+    assert not pruning.report.blocks and all(kept for _, kept, _ in pruning.report.groups)
 
 
-def test_a_run_with_blocks_is_not_confused_by_another_value():
+def test_blocks_is_a_yes_or_no():
     with pytest.raises(gdp.GDPError, match="Expected `blocks` to be True or False, but got 'layer1'"):
         gdp.GDPCallback(target_flops=0.5, blocks="layer1")
