@@ -165,7 +165,7 @@ class GDPCallback(pl.Callback):
         batch = None if array is not None else _first_batch(trainer)
         # names may be given as the LightningModule has them
         ignore = [p.removeprefix(f"{name}.") if isinstance(p, str) and name else p for p in self.ignore]
-        graph = trace(network, example_inputs(pl_module, network, array, batch), ignore, self.blocks)
+        graph = trace(network, example_inputs(pl_module, name, array, batch), ignore, self.blocks)
         graph = preflight(network, trained_readers_only(network, graph))
         widths = Widths.of(graph, self.min_channels, self.round_to)
         self.pruner = Pruner(network, graph, self.target_flops, schedule=self.schedule, widths=widths)

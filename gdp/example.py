@@ -19,6 +19,8 @@ Candidate = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arg
 def find_network(module: nn.Module, name: str | None = None) -> tuple[str, nn.Module]:
     """Return name and network: the named submodule, else the only child with weights, else the module itself.
 
+    A name may leave out the first part: `backbone` is found as `model.backbone`, if nothing else has that name.
+
     Raises:
         GDPError: there is no submodule of that name.
     """
@@ -27,14 +29,22 @@ def find_network(module: nn.Module, name: str | None = None) -> tuple[str, nn.Mo
         own = any(True for _ in module.parameters(recurse=False))
         callable_alone = len(children) == 1 and type(_unwrapped(children[0][1])).forward is not nn.Module.forward
         name = children[0][0] if callable_alone and not own else ""
-    try:
-        network = module.get_submodule(name)
-    except AttributeError:
+    names = [name] + [f"{child}.{name}" for child, _ in module.named_children() if name]
+    found = [n for n in names if _has(module, n)]
+    if not found or (found[0] != name and len(found) > 1):
         some = ", ".join(repr(n) for n, _ in module.named_modules() if n and n.count(".") < 2)
         raise GDPError(
             f"{type(module).__name__} has no submodule {name!r} for GDPCallback(module=...). It has: {some or 'none'}."
-        ) from None
-    return name, _unwrapped(network)
+        )
+    return found[0], _unwrapped(module.get_submodule(found[0]))
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    try:
+        module.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
 
 
 def _unwrapped(network: nn.Module) -> nn.Module:
@@ -43,18 +53,21 @@ def _unwrapped(network: nn.Module) -> nn.Module:
     return compiled if isinstance(compiled, nn.Module) else network
 
 
-def example_inputs(module: nn.Module, network: nn.Module, array: Any, batch: Any) -> Inputs:
-    """Positional inputs of `network`, from an example for `module.forward` or else from one sample of a batch.
+def example_inputs(module: nn.Module, name: str, array: Any, batch: Any) -> Inputs:
+    """Positional inputs of the network `name`, from an example for `module.forward` or from one sample of a batch.
 
     Whatever the module's forward hands to the network is what counts; where the module has no forward of its own, the
-    batch goes to the network directly.
+    batch goes to the modules between the two, and last to the network directly.
 
     Raises:
         GDPError: nothing in the batch is accepted by the network.
     """
     error: Exception | None = None
+    path = name.split(".") if name else []
+    around = [module, *(_unwrapped(module.get_submodule(".".join(path[:n]))) for n in range(1, len(path) + 1))]
+    network = around[-1]
     for args, kwargs in _from_array(array) if array is not None else _from_batch(_one_sample(batch), module, network):
-        for receiver in dict.fromkeys((module, network)):
+        for receiver in around:
             try:
                 seen = _inputs_seen(receiver, network, args, kwargs)
             except Exception as failed:  # forward may raise anything on what is not its input
@@ -125,6 +138,8 @@ def _from_batch(batch: Any, module: nn.Module, network: nn.Module) -> Iterator[C
 
 def _one_sample(batch: Any) -> Any:
     """The first sample of a batch; leaves of another length than the first tensor stay as they are."""
+    if isinstance(batch, list | tuple) and batch and _are_images(batch[0]):  # of any size, as detectors take them
+        return [part[:1] if isinstance(part, list | tuple) else part for part in batch]
     tensors = [t for t in tree_leaves(batch) if isinstance(t, Tensor) and t.dim()]
     size = tensors[0].shape[0] if tensors else 0
 
@@ -132,6 +147,12 @@ def _one_sample(batch: Any) -> Any:
         return value[:1] if isinstance(value, Tensor) and value.dim() and value.shape[0] == size else value
 
     return tree_map(first, batch)
+
+
+def _are_images(part: Any) -> bool:
+    """Whether this is a list of single pictures."""
+    listed = isinstance(part, list | tuple) and len(part) > 0
+    return listed and all(isinstance(t, Tensor) and t.dim() == 3 and t.shape[0] in (1, 3) for t in part)
 
 
 def _describe(batch: Any) -> str:

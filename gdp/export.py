@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import traceback
 from collections.abc import Iterator
@@ -128,18 +129,22 @@ def exported(model: nn.Module, inputs: Inputs, training: bool = False) -> Export
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
-    return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+    """What an exception says, in one line of at most 200 characters."""
+    line = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+    return line if len(line) <= 200 else line[:120] + " ... " + line[-75:]
 
 
-_NOT_THE_USERS = tuple(str(Path(module).parent) for module in (torch.__file__, fvcore.__file__, __file__))
+_NOT_THE_USERS = tuple(f"{Path(module).parent}{os.sep}" for module in (torch.__file__, fvcore.__file__, __file__))
 
 
 def source_line(error: BaseException) -> str:
     """The innermost line of the user's own source that led to an error: `file:line: code`; empty if there is none."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if is_users(frame.filename):
-            return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"
+    seen: BaseException | None = error
+    while seen is not None:
+        for frame in reversed(traceback.extract_tb(seen.__traceback__)):
+            if is_users(frame.filename):
+                return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"
+        seen = seen.__cause__ or seen.__context__
     return ""
 
 
