@@ -44,7 +44,7 @@ def join(call: Call) -> Any:
             return call.unknown(f"{call.where} joins channels along two dimensions")
         whole = len(parts) == len(call.args["tensors"])
         for part in parts:
-            reason = f"joined with an input, zero padding or a constant in {call.where}"
+            reason = f"joined with channels that must stay in {call.where}"
             call.units.tie(parts[0].ids if whole else torch.tensor(STAY), part.ids, reason)
         if whole:
             first = parts[0].ids
@@ -84,9 +84,7 @@ def split(call: Call) -> Any:
     if source.varies(dim):
         parts = source.ids.unflatten(dim, (len(call.outputs), -1))
         first = parts.select(dim, 0)
-        call.units.tie(
-            first.unsqueeze(dim), parts, f"split together with an input, zero padding or a constant in {call.where}"
-        )
+        call.units.tie(first.unsqueeze(dim), parts, f"split together with channels that must stay in {call.where}")
         return [Labels(first, shape) for shape in call.outputs]
     return [Labels(source.ids, shape) for shape in call.outputs]
 
@@ -107,7 +105,7 @@ def reshape(call: Call) -> Any:
             call.freeze(ids, f"{call.where} regroups channels")
         for dim in after[:-1]:
             first = ids.narrow(dim, 0, 1)
-            call.units.tie(first, ids, f"viewed together with an input, zero padding or a constant in {call.where}")
+            call.units.tie(first, ids, f"viewed together with channels that must stay in {call.where}")
             ids = first
     return Labels(ids, call.shape)
 
@@ -171,7 +169,7 @@ def glu(call: Call) -> Any:
     if not source.varies(dim):
         return Labels(source.ids, call.shape)
     first, second = source.ids.chunk(2, dim)
-    call.units.tie(first, second, f"gated by an input, zero padding or a constant in {call.where}")
+    call.units.tie(first, second, f"gated by channels that must stay in {call.where}")
     return Labels(first, call.shape)
 
 
@@ -187,5 +185,5 @@ def _regroup(call: Call, rule: Any) -> Any:
     source = call.labels()
     dim = 1 if call.op == "channel_shuffle" else len(source.shape) - 3
     tied, out = rule(call.vector(source, dim))
-    call.units.tie(tied[:, :1], tied, f"shuffled together with an input, zero padding or a constant in {call.where}")
+    call.units.tie(tied[:, :1], tied, f"shuffled together with channels that must stay in {call.where}")
     return Labels.along(out, dim, call.shape)

@@ -41,14 +41,14 @@ def conv(call: Call) -> Any:
         call.count(coef, units_out, constant)
     elif groups > 1 and _by_whole_groups(call.walk, weight, groups, per_in, per_out):
         rows = units_in.view(groups, per_in)
-        call.units.tie(rows[:, :1], rows, f"grouped with an input, zero padding or a constant in {call.where}")
+        call.units.tie(rows[:, :1], rows, f"grouped with channels that must stay in {call.where}")
         units_out = rows[:, 0].repeat_interleave(per_out)
         carried = rows[:, 0].repeat_interleave(per_in) if transposed else units_out
         call.walk.carry(weight.name, 0, carried, call.where)
         call.count(coef, carried, constant)
     else:
         rows = units_in.view(groups, per_in)  # every group keeps its size in step with the others
-        call.units.tie(rows[:1], rows, f"grouped with an input, zero padding or a constant in {call.where}")
+        call.units.tie(rows[:1], rows, f"grouped with channels that must stay in {call.where}")
         fresh = call.units.fresh(per_out)
         units_out = fresh.repeat(groups)
         axes = (units_in, fresh) if transposed else (units_out, rows[0])
@@ -166,7 +166,7 @@ def group_norm(call: Call) -> Any:
         call.count(per_element * prod(source.shape))
         return call.unknown(f"{call.where} mixes channels")
     rows = call.vector(source, 1).view(groups, -1)
-    call.units.tie(rows[:, :1], rows, f"normalized with an input, zero padding or a constant in {call.where}")
+    call.units.tie(rows[:, :1], rows, f"normalized with channels that must stay in {call.where}")
     units = rows[:, 0].repeat_interleave(rows.shape[1])
     for name in ("weight", "bias"):
         _carry_vector(call, name, units)

@@ -44,7 +44,7 @@ def _merge(call: Call, activations: list[Labels]) -> Labels:
         return Labels.stay(call.shape)
     kept = list(torch.broadcast_tensors(*kept))
     for other in kept[1:]:
-        call.units.tie(kept[0], other, f"meets an input, zero padding or a constant in {call.where}")
+        call.units.tie(kept[0], other, f"meets channels that must stay in {call.where}")
     return Labels(kept[0], call.shape)
 
 

@@ -152,7 +152,7 @@ class Call:
 
     def vector(self, labels: Labels, dim: int) -> Tensor:
         """One unit per index along `dim`, shape (size,)."""
-        return self.units.tie_slices(labels, dim, f"meets an input, zero padding or a constant in {self.where}")
+        return self.units.tie_slices(labels, dim, f"meets channels that must stay in {self.where}")
 
     def freeze(self, ids: Tensor, reason: str) -> None:
         self.units.freeze(ids, reason)

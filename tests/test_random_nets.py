@@ -76,7 +76,7 @@ STAYS = {"group_norm", "mask"}
 REASONS = {
     "mixes channels": {"group_norm"},
     "one channel is broadcast over many": {"mask"},
-    "an input, zero padding or a constant": STAYS,
+    "channels that must stay": STAYS,
     "is also used on channels that must stay": STAYS,
     "its channels are one unit": {"grouped", "transposed", "shuffle", "pixel_shuffle", "pixel_unshuffle", "parts"},
 }
@@ -87,7 +87,6 @@ def check(spec: Spec, tally: Tally) -> None:
     random = torch.Generator().manual_seed(spec.seed)
     other = torch.randn(3, *x.shape[1:], dtype=x.dtype, generator=random)
     kinds = {p.kind for p in everything(spec.pieces)}
-    acts = {p.act for p in everything(spec.pieces)}
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
     train(net, x, optimizer)
 
@@ -97,7 +96,8 @@ def check(spec: Spec, tally: Tally) -> None:
     assert same(before, snapshot(net)), "trace or preflight leave something behind"
     late = [f for f in graph.frozen if f not in traced.frozen]
     # a shuffle has the number of its groups written into it, and single channels that are copied may be its rows
-    assert all("is invalid for input of size" in f.reason for f in late) and (not late or "shuffle" in kinds), late
+    literal = ("is invalid for input of size", "differs from the gated one")  # the number of groups of a shuffle
+    assert all(any(text in f.reason for text in literal) for f in late) and (not late or "shuffle" in kinds), late
     if spec.stem:  # otherwise images meet channels, and almost anything may have to stay
         for f in traced.frozen:
             known = any(text in f.reason and pieces & kinds for text, pieces in REASONS.items())
@@ -117,7 +117,7 @@ def check(spec: Spec, tally: Tally) -> None:
     # controls: a group left open by mistake would be seen, and so would an output that depends on nothing
     shown = [differs_when_open(net, gates, name, x, gated) for name in gates.closed]
     shown.append(relative([t[:1] for t in gated], [t[1:2] for t in gated]) > FAR)
-    assert all(shown) or "relu" in acts, "nothing is shown by this network"  # only relu can be dead
+    assert any(shown), "nothing is shown by this network"
 
     report = gdp.remove(net, graph, gates, [optimizer])
     worst = max(relative(gated, outputs(net, x)), relative(moved, outputs(net, other)))
@@ -177,5 +177,5 @@ def test_random_networks_are_cut_exactly():
 
     run()
     print(f"\n{tally}")
-    assert tally.groups > 2 * tally.nets and tally.closed > 0.3 * tally.channels and tally.shown > 0.95 * tally.asked
+    assert tally.groups > 2 * tally.nets and tally.closed > 0.3 * tally.channels and tally.shown > 0.97 * tally.asked
     assert tally.late < 0.05 * tally.nets and (tally.nets < 200 or set(tally.kinds) == set(PIECES))

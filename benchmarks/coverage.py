@@ -1,0 +1,133 @@
+"""gdp on every model of torchvision, detection backbones and timm; writes docs/coverage.md. Run as a module."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import resource
+import time
+from fnmatch import fnmatchcase
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import timm  # noqa: F401  its import is no part of what is timed
+import torch
+from torch import nn
+
+import gdp
+from benchmarks.coverage_document import document
+from benchmarks.coverage_measure import measure
+from benchmarks.coverage_models import SETS, names
+from benchmarks.coverage_peer import groups_of, measure_peer
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "runs" / "coverage"
+DOCUMENT = ROOT / "docs" / "coverage.md"
+TOOLS = ("gdp", "peer")
+MEMORY = {"gdp": 20, "peer": 12}  # GiB of address space; Torch-Pruning asks for more on some models
+SECONDS = 600  # for everything about one model; then its process is ended
+
+
+def warm_up() -> None:
+    """Trace a tiny network with both tools first: imports are no part of what is timed."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Flatten(), nn.Linear(16, 2))
+    gdp.trace(net.eval(), torch.zeros(1, 3, 4, 4))
+    groups_of(net, torch.zeros(1, 3, 4, 4), [])
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error, with its type."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {inspect.cleandoc(text[0]) if text else ''}"[:300]
+
+
+def child(tool: str, which: str, name: str) -> None:
+    """Measure one model in this process; its file holds what was known when it ended, however it did."""
+    limit = MEMORY[tool] * 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    torch.set_num_threads(1)  # again: after a fork torch makes its pool anew, and not safely from two threads at once
+    last: dict[str, Any] = {"set": which, "name": name}
+
+    def note(record: dict[str, Any]) -> None:
+        last.update(record)
+        path(tool, which, name).write_text(json.dumps(last) + "\n")
+
+    note({"step": "start"})
+    start = time.perf_counter()
+    try:
+        last.update(measure(which, name, note) if tool == "gdp" else measure_peer(which, name, note))
+    except BaseException as error:
+        last["failed"] = reason(error)
+    note({"seconds": time.perf_counter() - start})
+
+
+def path(tool: str, which: str, name: str) -> Path:
+    return RESULTS / f"{which}.{name}.{tool}.json"
+
+
+def finished(tool: str, which: str, name: str) -> bool:
+    file = path(tool, which, name)
+    return file.exists() and "seconds" in json.loads(file.read_text())
+
+
+def apart(tool: str, which: str, name: str) -> dict[str, Any]:
+    """Run `child` in a process of its own, so that a crash, a hang or a lack of memory is that model's alone.
+
+    The process is a fork of this one, which has imported everything and traced a tiny network: imports are no part of
+    what is timed, and nothing of one model is left for the next.
+    """
+    file = path(tool, which, name)
+    file.unlink(missing_ok=True)
+    process = get_context("fork").Process(target=child, args=(tool, which, name))
+    process.start()
+    process.join(SECONDS)
+    ended = f"the process ended with code {process.exitcode}"
+    if process.is_alive():
+        process.kill()
+        process.join()
+        ended = f"no result after {SECONDS} s"
+    record = json.loads(file.read_text()) if file.exists() else {"set": which, "name": name, "step": "start"}
+    if "seconds" not in record:
+        record |= {"failed": ended, "seconds": float(SECONDS)}
+        file.write_text(json.dumps(record) + "\n")
+    return record
+
+
+SHOWN = ["failed", "trace_s", "preflight_s", "error", "opened", "input", "removable", "groups", "graph_s", "untrained"]
+
+
+def line(tool: str, record: dict[str, Any]) -> str:
+    """What came out, for the terminal."""
+    shown = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in record.items() if k in SHOWN}
+    if record.get("flops_cut") != record.get("flops_predicted"):
+        shown["FLOPs"] = f"{record['flops_predicted']} predicted, {record['flops_cut']} counted"
+    return f"{record['set']} {record['name']} {tool} ({record['seconds']:.0f} s), {record['step']}: {shown}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--set", choices=[*SETS, "all"], default="all")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="names of the models to run")
+    parser.add_argument("--tool", choices=[*TOOLS, "all"], default="all", help="`peer` is Torch-Pruning")
+    parser.add_argument("--resume", action="store_true", help="leave out what was measured already")
+    parser.add_argument("--write", action="store_true", help="run nothing, only write the document")
+    options = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    warm_up()
+    for which in SETS if not options.write else ():
+        for name in names(which):
+            if options.set not in (which, "all") or not fnmatchcase(name, options.only):
+                continue
+            for tool in TOOLS:
+                if options.tool in (tool, "all") and not (options.resume and finished(tool, which, name)):
+                    print(line(tool, apart(tool, which, name)), flush=True)
+    records = {t: [json.loads(f.read_text()) for f in sorted(RESULTS.glob(f"*.{t}.json"))] for t in TOOLS}
+    records = {t: [r for r in found if "seconds" in r] for t, found in records.items()}
+    DOCUMENT.write_text(document(records["gdp"], records["peer"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""One network through gdp: what is timed and compared, and the numbers that come out."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import gdp
+from benchmarks.coverage_models import build, other_input, prepare
+from gdp.budget import lowest
+from gdp.flops import count_flops
+from gdp.preflight import preflight
+
+TOLERANCE = 1e-5  # relative; what a cut network may differ by from the gated one
+CONTROL = 10 * TOLERANCE  # what one closed group left open, and another input, have to change at least
+FAR = 100  # and how many times what the removal changed
+SHARE = 0.4  # of the channels of every group are closed, chosen at random
+GROUPS_OPENED = 3  # tries of the control: the group that shows least may hardly matter, but not all of them
+
+Record = dict[str, Any]
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - start
+
+
+def measure(which: str, name: str, note: Callable[[Record], None] = lambda _: None) -> Record:
+    """Everything about gdp on one model; in float64 again where float32 can't decide.
+
+    Args:
+        which: the set the model belongs to.
+        name: its name there.
+        note: is told the record after every step, so that a crash leaves what was known.
+    """
+    record = _measure(which, name, torch.float32, note)
+    if record["error"] > TOLERANCE:
+        again = _measure(which, name, torch.float64, lambda _: None)
+        record |= {"error_float32": record["error"]} | {k: again[k] for k in ("error", "dtype", "opened", "input")}
+    return record
+
+
+def _measure(which: str, name: str, dtype: torch.dtype, note: Callable[[Record], None]) -> Record:
+    record: Record = {"set": which, "name": name, "dtype": str(dtype).removeprefix("torch.")}
+
+    def reached(step: str, **values: Any) -> None:
+        record.update(values, step=step)
+        note(record)
+
+    reached("build")
+    net, x = build(which, name)
+    record["parameters"] = sum(p.numel() for p in net.parameters())
+    reached("trace")
+    cpu = time.process_time()
+    graph, seconds = timed(lambda: gdp.trace(net, x))
+    cpu = time.process_time() - cpu
+    reached("prepare", trace_s=seconds, trace_cpu_s=cpu, groups_traced=len(graph.groups), input_shape=list(x.shape))
+    prepare(net, x)
+    if dtype is torch.float64:
+        net, x = net.double(), x.double()
+        graph = gdp.trace(net, x)
+    reached("preflight")
+    passes = []
+    hook = net.register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        graph, seconds = timed(lambda: preflight(net, graph))
+    finally:
+        hook.remove()
+    reached("count", preflight_s=seconds, preflight_forwards=len(passes), groups=len(graph.groups))
+    dense = count_flops(net, x)
+    frozen = Counter(f.reason for f in graph.frozen)
+    removable = 1 - lowest(graph.counted(dense)) / dense
+    reached("close", flops=dense, removable=removable, frozen=dict(frozen.most_common()))
+    gates = gdp.insert_gates(net, graph)
+    random = torch.Generator().manual_seed(5)
+    for group in graph.groups:
+        gone = min(round(SHARE * group.size), group.size - 1)
+        gates.close(group.name, torch.randperm(group.size, generator=random)[:gone])
+    probe = other_input(x, 6)
+    gated = outputs(net, probe)
+    record["input"] = min(differences(gated, outputs(net, other_input(x, 7))))
+    record["opened"] = opened_by_mistake(net, graph, gates, probe, gated)
+    reached("remove")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        report, seconds = timed(lambda: gdp.remove(net, graph, gates))
+    record["warnings"] = [str(w.message).splitlines()[0] for w in caught if "fvcore" in str(w.message)]
+    error = max(difference(gated, outputs(net, probe)), report.max_rel)
+    reached(
+        "train", error=error, remove_s=seconds, flops_predicted=report.flops_predicted, flops_cut=report.flops_after
+    )
+    loss, untrained = train_step(net, other_input(x, 8, batch=2))
+    reached("done", train_loss=loss, untrained=untrained)
+    return record
+
+
+def outputs(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """Every output tensor of a network in eval mode."""
+    with torch.no_grad():
+        return [t.clone() for t in tree_leaves(net.eval()(x)) if isinstance(t, Tensor)]
+
+
+def differences(expected: list[Tensor], actual: list[Tensor]) -> list[float]:
+    """Largest difference of every output, relative to its largest entry; infinite for NaN or another shape."""
+    found = []
+    for a, b in zip(expected, actual, strict=True):
+        value = (
+            float((a.double() - b.double()).abs().max() / a.double().abs().max()) if a.shape == b.shape else math.inf
+        )
+        found.append(value if math.isfinite(value) else math.inf)
+    return found
+
+
+def difference(expected: list[Tensor], actual: list[Tensor]) -> float:
+    """That of the output that differs most."""
+    return max(differences(expected, actual))
+
+
+def opened_by_mistake(
+    net: nn.Module, graph: gdp.ChannelGraph, gates: gdp.Gates, probe: Tensor, gated: list[Tensor]
+) -> float | None:
+    """What the comparison would see: the outputs' change with one closed group left open; the largest of a few."""
+    closed = list(gates.closed)
+    random = torch.Generator().manual_seed(9)
+    found = None
+    for i in torch.randperm(len(closed), generator=random)[:GROUPS_OPENED].tolist():
+        raw = gates.raw.clone()
+        gates.raw[gates.spans[closed[i]]] = 1.0
+        gates.sync()
+        change = difference(gated, outputs(net, probe))
+        gates.raw = raw
+        gates.sync()
+        found = max(found or 0.0, change)
+        if found >= 10 * CONTROL:
+            break
+    return found
+
+
+def train_step(net: nn.Module, x: Tensor) -> tuple[float, int]:
+    """One step of SGD in train mode: the loss, and how many parameters got no gradient or not a finite one."""
+    net.train()
+    torch.manual_seed(0)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    made = [t for t in tree_leaves(net(x)) if isinstance(t, Tensor) and t.is_floating_point()]
+    loss = torch.stack([t.float().pow(2).mean() for t in made]).sum()
+    loss.backward()
+    bad = sum(p.grad is None or not bool(p.grad.isfinite().all()) for p in net.parameters() if p.requires_grad)
+    optimizer.step()
+    optimizer.zero_grad()
+    net.eval()
+    return float(loss.detach()), bad
+
+
+def exact(record: Record) -> bool:
+    """Cut without an error, and within the tolerance."""
+    return record["step"] == "done" and record["error"] <= TOLERANCE
+
+
+def controlled(record: Record) -> bool:
+    """Whether the comparison would have seen an error. Where nothing can be closed there is nothing to see."""
+    seen = max(CONTROL, FAR * record["error"])
+    return record["groups"] == 0 or min(record["opened"], record["input"]) >= seen
+
+
+def counted(record: Record) -> bool:
+    """Whether predicted FLOPs are those that fvcore counts."""
+    return "flops_cut" in record and record["flops_predicted"] == record["flops_cut"]
