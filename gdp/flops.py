@@ -33,12 +33,14 @@ class _FlatOutput(nn.Module):
 @contextmanager
 def _same_hooks(model: nn.Module) -> Iterator[None]:
     """fvcore leaves its hooks behind when tracing fails."""
-    kept = [(m, m._forward_hooks.copy(), m._forward_pre_hooks.copy()) for m in model.modules()]
+    held = [hooks for m in model.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+    kept = [(hooks, hooks.copy()) for hooks in held]
     try:
         yield
     finally:
-        for module, hooks, pre_hooks in kept:
-            module._forward_hooks, module._forward_pre_hooks = hooks, pre_hooks
+        for hooks, before in kept:  # in place: handles of the user's hooks point here
+            hooks.clear()
+            hooks.update(before)
 
 
 @contextmanager

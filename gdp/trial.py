@@ -72,17 +72,18 @@ def attempt(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Attempt:
     """
     few, most = _closings(graph, names)
     inputs = randomized(graph.inputs, only_constant=True)
+    whole, smaller, smallest = Plan(graph.shapes, {}), Plan.of(graph, few), Plan.of(graph, most)
     undo: list[Callable[[], None]] = []
     try:
-        plan = Plan.of(graph, few)
-        undo.append(cut(model, plan))
-        actual = run(model, inputs)
-        with _muted(model, graph, plan, most):
+        undo.append(cut(model, smaller))
+        with _levels(model, graph, smaller, smaller) as few_cut:
+            actual = run(model, inputs)
+        with _muted(model, graph, smaller, most), _levels(model, graph, smaller, smallest) as most_closed:
             expected = run(model, inputs)
         undo.pop()()
-        plan = Plan.of(graph, most)
-        undo.append(cut(model, plan))
-        flops, outputs = counted_run(model, inputs)
+        undo.append(cut(model, smallest))
+        with _levels(model, graph, smallest, smallest) as most_cut:
+            flops, outputs = counted_run(model, inputs)
         failure = _train_failure(model, graph)
         parameters = count_parameters(model)
         undo.pop()()
@@ -92,7 +93,8 @@ def attempt(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Attempt:
         undo.append(gates.withdraw)
         for name, closed in few.items():
             gates.close(name, closed)
-        expected += run(model, inputs)
+        with _levels(model, graph, whole, smaller) as few_closed:
+            expected += run(model, inputs)
     except Exception as error:
         failure = _failed(error)
         if failure is None:
@@ -101,8 +103,46 @@ def attempt(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Attempt:
     finally:
         while undo:
             undo.pop()()
-    difference = Difference.between(expected, outputs + actual)
-    return Trial(difference, plan, flops, parameters), difference.exact(expected), difference.tolerable(expected)
+    actual = outputs + actual
+    for closed_levels, cut_levels in ((most_closed, most_cut), (few_closed, few_cut)):
+        if [n for n, _ in closed_levels] == [n for n, _ in cut_levels]:  # else what torch.compile made runs no hooks
+            expected, actual = (
+                outs + [v for _, v in found] for outs, found in ((expected, closed_levels), (actual, cut_levels))
+            )
+    difference = Difference.between(expected, actual)
+    return Trial(difference, smallest, flops, parameters), difference.exact(expected), difference.tolerable(expected)
+
+
+@contextmanager
+def _levels(model: nn.Module, graph: ChannelGraph, has: Plan, wanted: Plan) -> Iterator[list[tuple[str, Tensor]]]:
+    """Mean magnitude of every channel that each reader puts out, in the order of calls.
+
+    They show a wrong cut where the outputs can't, since all that is left behind it is dead (a ReLU below zero).
+
+    Args:
+        has: the plan by which the network is cut now.
+        wanted: the plan whose channels are to be reported.
+    """
+    found: list[tuple[str, Tensor]] = []
+
+    def note(name: str, layer: nn.Module, output: Tensor) -> None:
+        rows = range(graph.shapes[name][0])
+        now, then = (plan.keep.get(name, {}).get(0, rows) for plan in (has, wanted))
+        place = {row: i for i, row in enumerate(now)}
+        dim = output.dim() - 1 - (0 if isinstance(layer, nn.Linear) else len(graph.shapes[name]) - 2)
+        level = output.detach().abs().movedim(dim, 0).reshape(len(now), -1).mean(1)
+        found.append((name, level[[place[row] for row in then]]))
+
+    hooks = []
+    for name in dict.fromkeys(axis.tensor for group in graph.groups for axis in group.reads):
+        layer = model.get_submodule(name.rpartition(".")[0])
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and name.endswith("weight"):
+            hooks.append(layer.register_forward_hook(lambda m, _, out, name=name: note(name, m, out)))
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def attempt_blocks(model: nn.Module, graph: ChannelGraph) -> Attempt:

@@ -520,7 +520,7 @@ class OptionA(nn.Module):
         {"stem.0": [0, 3, 6], "a.0": [1, 2, 4, 8]},  # 8 of the 16 channels meet zeros and stay
         2 * (144 * (3 * 5 * 9 + 2 * 5) + 36 * (5 * 5 * 9 + 2 * 5) + 36 * 5 * 13 + 36 * 13 * 4),
     )
-    stays = "zero padding"
+    stays = "meets channels that must stay"
 
     def __init__(self) -> None:
         super().__init__()
