@@ -109,7 +109,9 @@ def _guilty(model: nn.Module, graph: ChannelGraph, names: list[str], failure: Fa
     if len(names) == 1:
         return {names[0]: f"forward can't follow a cut: {_explained(failure, graph[names[0]].lines)}"}
     found: dict[str, str] = {}
-    for half in (names[: len(names) // 2], names[len(names) // 2 :]):
+    suspects = [n for n in names if failure.line and failure.line in graph[n].lines]
+    halves = (names[: len(names) // 2], names[len(names) // 2 :])
+    for half in (suspects, [n for n in names if n not in suspects]) if 0 < len(suspects) < len(names) else halves:
         outcome = trial(model, partial(attempt, model, graph, half))
         if isinstance(outcome, Failure):
             found |= _guilty(model, graph, half, outcome)
