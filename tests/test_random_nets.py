@@ -78,7 +78,15 @@ REASONS = {
     "one channel is broadcast over many": {"mask"},
     "channels that must stay": STAYS,
     "is also used on channels that must stay": STAYS,
-    "its channels are one unit": {"grouped", "transposed", "shuffle", "pixel_shuffle", "pixel_unshuffle", "parts"},
+    "its channels are one unit": {
+        "group_norm",
+        "grouped",
+        "transposed",
+        "shuffle",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "parts",
+    },
 }
 
 
