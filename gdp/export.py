@@ -158,7 +158,8 @@ def train_inputs(inputs: Inputs) -> Inputs:
     return tree_map(lambda t: torch.cat([t, t]) if isinstance(t, Tensor) and t.dim() else t, inputs)
 
 
-_SAME_SHAPE = {F.batch_norm, F.relu, F.dropout, F.gelu, F.silu, F.hardswish}
+_SAME_SHAPE = {F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.normalize, F.softmax, F.dropout, F.relu}
+_SAME_SHAPE |= {F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.relu6, F.hardtanh, F.leaky_relu, F.elu, torch.roll}
 _MADE = {"empty", "rand", "randn", "ones", "full", "new_empty", "new_ones", "empty_like", "rand_like", "ones_like"}
 _NOISE = {"mul", "mul_", "div", "div_", "add", "add_", "sub", "__mul__", "__imul__", "__add__", "__radd__", "__rmul__"}
 _NOISE |= {"bernoulli", "bernoulli_", "uniform_", "floor_", "floor", "__truediv__", "to", "normal_", "type_as"}
