@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gdp.errors import GDPError
+from gdp.standin import StandIn
 
 Inputs = tuple[Any, ...]
 
@@ -116,7 +117,8 @@ def exported(model: nn.Module, inputs: Inputs, training: bool = False) -> Export
     """
     with mode_of(model, training), torch.no_grad(), _no_garbage_collection():
         try:
-            return torch.export.export(model, inputs, strict=False)
+            with StandIn():
+                return torch.export.export(model, inputs, strict=False)
         except Exception as error:  # torch.export raises what the user's forward raises, too
             line = source_line(error)
             raise GDPError(
