@@ -20,16 +20,19 @@ class Labels:
     ids: Tensor
     shape: tuple[int, ...]
 
-    @classmethod
-    def of(cls, full: Tensor) -> Labels:
-        """Drop every dimension of `full` along which all entries are equal."""
-        ids = full
-        for dim in range(full.dim()):
+    def __post_init__(self) -> None:
+        ids = self.ids
+        for dim in range(ids.dim()):
             if ids.shape[dim] > 1:
                 first = ids.narrow(dim, 0, 1)
-                if full.stride(dim) == 0 or bool((ids == first).all()):
+                if ids.stride(dim) == 0 or bool((ids == first).all()):
                     ids = first
-        return cls(ids, tuple(full.shape))
+        object.__setattr__(self, "ids", ids)
+
+    @classmethod
+    def of(cls, full: Tensor) -> Labels:
+        """Labels of the shape of `full`, whose entries they are."""
+        return cls(full, tuple(full.shape))
 
     @classmethod
     def stay(cls, shape: tuple[int, ...]) -> Labels:

@@ -60,6 +60,7 @@ class Tally:
     asked: int = 0
     late: int = 0  # networks in which only the trial cut found a group that must stay
     partly_frozen: int = 0  # networks with channels that must stay beside those of the outputs
+    failures: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
@@ -181,9 +182,16 @@ def test_random_networks_are_cut_exactly():
     )
     @given(specs())
     def run(spec: Spec) -> None:
-        check(spec, tally)
+        try:
+            check(spec, tally)
+        except Exception as error:
+            if not FUZZ:
+                raise
+            tally.failures.append(f"{type(error).__name__}: {str(error)[:500]}\n  {spec}")  # and on to the next one
 
     run()
-    print(f"\n{tally}")
-    assert tally.groups > 2 * tally.nets and tally.closed > 0.3 * tally.channels and tally.shown > 0.97 * tally.asked
-    assert tally.late < 0.05 * tally.nets and (tally.nets < 200 or set(tally.kinds) == set(PIECES))
+    print(f"\n{tally}", *tally.failures, sep="\n")
+    assert not tally.failures
+    if tally.nets >= 200:  # enough of them for averages
+        assert tally.groups > 2 * tally.nets and tally.closed > 0.3 * tally.channels
+        assert tally.shown > 0.97 * tally.asked and tally.late < 0.05 * tally.nets and set(tally.kinds) == set(PIECES)
