@@ -33,6 +33,7 @@ def check(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = 
     Raises:
         GDPError: the network can't be exported or counted, or a pattern of `ignore` matches no module.
 
+    >>> import torch
     >>> report = check(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), torch.randn(1, 3, 8, 8))
     >>> report.groups, f"{report.remaining:.3f}"
     ((('0', 1, 8),), '0.125')
