@@ -1,4 +1,4 @@
-"""Tracing and grouping against torch.export alone, interleaved, median of the ratios."""
+"""Tracing and grouping against torch.export alone, interleaved, median of the ratios; and how it grows with depth."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import torch
 import torchvision
+from torch import nn
+from torchvision.models.resnet import BasicBlock
 
 import gdp
 
@@ -20,9 +22,26 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def chain(blocks: int) -> nn.Module:
+    """A residual network of this many basic blocks, on one stream."""
+    stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16))
+    return nn.Sequential(stem, *(BasicBlock(16, 16) for _ in range(blocks)), nn.Conv2d(16, 4, 1)).eval()
+
+
+def growth(depths: list[int], repeats: int) -> None:
+    """Seconds per operator of the graph for ever deeper networks: linear growth keeps them where they are."""
+    for blocks in depths:
+        net, x = chain(blocks), torch.randn(1, 3, 32, 32)
+        operators = 7 * blocks + 3
+        times = [seconds(lambda net=net, x=x: gdp.trace(net, x)) for _ in range(repeats)]
+        median = statistics.median(times)
+        print(f"{blocks} blocks, {operators} operators: {median:.2f} s, {1e3 * median / operators:.2f} ms per operator")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=["resnet50"])
+    parser.add_argument("--depths", type=int, nargs="*", default=[25, 50, 100, 200, 400])
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -41,6 +60,7 @@ def main() -> None:
             f"interleaved repeats: torch.export {export:.2f} s, gdp.trace {trace:.2f} s, ratio "
             f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
+    growth(options.depths, 3)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ class Data(pl.LightningDataModule):
 def test_the_code_blocks_run_as_they_stand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pl.seed_everything(0)
-    first, keep, plain = re.findall(r"```python\n(.*?)```", README, re.S)
+    first, keep, check, plain = re.findall(r"```python\n(.*?)```", README, re.S)
     assert len([line for line in first.splitlines() if line]) == 5
     names = {"model": Lit(), "datamodule": Data(), "MyNet": small_net}
     exec(first, names)
@@ -28,6 +28,8 @@ def test_the_code_blocks_run_as_they_stand(tmp_path, monkeypatch):
     net = small_net()
     names |= {"net": net, "optimizer": torch.optim.SGD(net.parameters(), 0.05), "batches": list(loader()) * 5}
     names["example_input"] = x[:1]
+    exec(check, names)
+    assert names["report"].trial and names["report"].remaining < 0.1
     exec(plain, names)
     assert 0.49 <= names["report"].remaining <= 0.5
 
