@@ -88,8 +88,7 @@ def load_pruned(model: Net, path: str | os.PathLike[str]) -> Net:
     if not isinstance(model, nn.Module):
         raise GDPError(f"Expected the network as its constructor builds it, but got {type(model).__name__}.")
     plan, state, report = _read(path)
-    dense = {k: tuple(v.shape) for k, v in [*model.named_parameters(), *model.named_buffers()]}
-    check_shapes(plan, dense)
+    check_shapes(plan, model)
     undo = cut(model, plan)
     try:
         _check_fit(model, state, os.fspath(path))

@@ -38,7 +38,7 @@ def cut(model: nn.Module, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> U
         GDPError: the network is not the one the plan was made for; nothing has been changed then.
     """
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    check_shapes(plan, {name: tuple(t.shape) for name, t in tensors.items()})
+    check_shapes(plan, model)
     optimizers = tuple(optimizers)
     kept_of = {id(tensors[name]): keep for name, keep in plan.keep.items()}
     fields = [(m, *_sizes(m, kept_of)) for m in model.modules()]
@@ -74,8 +74,10 @@ def cut(model: nn.Module, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> U
     return put_back
 
 
-def check_shapes(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Refuse a plan that was made for another network."""
+def check_shapes(plan: Plan, model: nn.Module) -> None:
+    """Refuse a plan that was made for another network. Buffers that are not cut may have changed: tables grow."""
+    parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    shapes = {name: tuple(b.shape) for name, b in model.named_buffers() if name in plan.keep} | parameters
     missing = [name for name in plan.keep if name not in shapes]
     other = [name for name, shape in shapes.items() if name in plan.shapes and plan.shapes[name] != shape]
     if missing or other:

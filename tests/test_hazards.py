@@ -283,6 +283,16 @@ def test_a_buffer_that_forward_puts_another_in_place_of_is_put_back():
     assert net.table is buffer and [g.name for g in graph.groups] == ["a.0"]
 
 
+def test_a_table_that_grows_after_the_trace_is_no_obstacle():
+    net = Net(lambda self, x: self.head(self.a(x) * self.table))
+    net.register_buffer("table", torch.ones(1))
+    graph = gdp.trace(net, X)
+    net.table = torch.linspace(0.5, 1.5, 12)
+    gates = gdp.insert_gates(net, preflight(net, graph))
+    gates.close("a.0", [1, 2])
+    assert gdp.remove(net, gates.graph, gates).max_rel < 1e-5 and net.table.shape == (12,)
+
+
 def test_convs_that_fvcore_does_not_count_cost_nothing():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 9, groups=8, padding="same"), nn.Conv2d(8, 4, 1))
     graph, report = prune(net)
