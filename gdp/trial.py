@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -46,12 +46,12 @@ Attempt = tuple[Trial | Failure, bool, bool]  # what came of it; whether its dif
 def trial(model: nn.Module, attempt: Callable[[], Attempt]) -> Trial | Failure:
     """Cut on trial, float64 being asked where the network's own type can't decide."""
     with _nothing_hidden(model):
-        outcome, exact, tolerable = attempt()
+        outcome, exact, tolerable = _caught(attempt)
         if exact or isinstance(outcome, Failure):
             return outcome
         try:
             with in_double(model):
-                precise, exact, _ = attempt()
+                precise, exact, _ = _caught(attempt)
         except GDPError:
             exact = False
         else:
@@ -73,36 +73,26 @@ def attempt(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Attempt:
     few, most = _closings(graph, names)
     inputs = randomized(graph.inputs, only_constant=True)
     whole, smaller, smallest = Plan(graph.shapes, {}), Plan.of(graph, few), Plan.of(graph, most)
-    undo: list[Callable[[], None]] = []
-    try:
-        undo.append(cut(model, smaller))
+    with ExitStack() as undo:
+        undo.callback(cut(model, smaller))
         with _levels(model, graph, smaller, smaller) as few_cut:
             actual = run(model, inputs)
         with _muted(model, graph, smaller, most), _levels(model, graph, smaller, smallest) as most_closed:
             expected = run(model, inputs)
-        undo.pop()()
-        undo.append(cut(model, smallest))
+        undo.close()
+        undo.callback(cut(model, smallest))
         with _levels(model, graph, smallest, smallest) as most_cut:
             flops, outputs = counted_run(model, inputs)
-        failure = _train_failure(model, graph)
-        parameters = count_parameters(model)
-        undo.pop()()
+        failure, parameters = _train_failure(model, graph), count_parameters(model)
+        undo.close()
         if failure is not None and _train_failure(model, graph) is None:
             return failure, False, False
         gates = insert_gates(model, graph)
-        undo.append(gates.withdraw)
+        undo.callback(gates.withdraw)
         for name, closed in few.items():
             gates.close(name, closed)
         with _levels(model, graph, whole, smaller) as few_closed:
             expected += run(model, inputs)
-    except Exception as error:
-        failure = _failed(error)
-        if failure is None:
-            raise
-        return failure, False, False
-    finally:
-        while undo:
-            undo.pop()()
     actual = outputs + actual
     for closed_levels, cut_levels in ((most_closed, most_cut), (few_closed, few_cut)):
         if [n for n, _ in closed_levels] == [n for n, _ in cut_levels]:  # else what torch.compile made runs no hooks
@@ -151,24 +141,14 @@ def attempt_blocks(model: nn.Module, graph: ChannelGraph) -> Attempt:
     for block in graph.blocks:
         closed |= {name: list(range(graph[name].size)) for name in block.groups}
     inputs, plan = randomized(graph.inputs, only_constant=True), Plan.of(graph, closed)
-    undo: list[Callable[[], None]] = []
-    try:
-        undo.append(cut(model, plan))
+    with ExitStack() as undo:
+        undo.callback(cut(model, plan))
         flops, outputs = counted_run(model, inputs)
         failure, parameters = _train_failure(model, graph), count_parameters(model)
-        undo.pop()()
-        if failure is not None and _train_failure(model, graph) is None:
-            return failure, False, False
-        with _muted(model, graph, Plan(graph.shapes, {}), closed):
-            expected = run(model, inputs)
-    except Exception as error:
-        failed = _failed(error)
-        if failed is None:
-            raise
-        return failed, False, False
-    finally:
-        while undo:
-            undo.pop()()
+    if failure is not None and _train_failure(model, graph) is None:
+        return failure, False, False
+    with _muted(model, graph, Plan(graph.shapes, {}), closed):
+        expected = run(model, inputs)
     predicted = graph.flops.count(Widths.of(graph).smallest)
     if flops != predicted:
         return Failure(f"fvcore counts {flops:,} FLOPs without it where {predicted:,} were expected"), False, False
@@ -176,11 +156,16 @@ def attempt_blocks(model: nn.Module, graph: ChannelGraph) -> Attempt:
     return Trial(difference, plan, flops, parameters), difference.exact(expected), difference.tolerable(expected)
 
 
-def _failed(error: Exception) -> Failure | None:
-    """What a forward pass of a cut network raised; None if it is gdp itself that failed."""
-    cause = error.__cause__ or error
-    line = source_line(cause)
-    return Failure(first_line(cause), line) if line or not isinstance(error, GDPError) else None
+def _caught(attempt: Callable[[], Attempt]) -> Attempt:
+    """What the forward of a cut network raises is an outcome, too; what gdp itself raises is not."""
+    try:
+        return attempt()
+    except Exception as error:
+        cause = error.__cause__ or error
+        line = source_line(cause)
+        if isinstance(error, GDPError) and not line:
+            raise
+        return Failure(first_line(cause), line), False, False
 
 
 def _closings(graph: ChannelGraph, names: list[str]) -> tuple[Closing, Closing]:

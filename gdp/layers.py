@@ -1,0 +1,182 @@
+"""What layers with weights do with channel units: convs, linears and norms. One rule per kind of operator."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gdp import movement
+from gdp.labels import STAY, Labels
+from gdp.walk import Call, Walk, Weight
+
+
+def conv(call: Call) -> Any:
+    """Convolutions of any dimension, plain, depthwise, grouped and transposed.
+
+    FLOPs as fvcore counts them: batch x positions x elements of the weight, one multiply-add being one FLOP.
+    """
+    weight, source = call.stored("weight"), call.labels()
+    transposed = "transpose" in call.op
+    kernel = tuple(call["weight"].shape)
+    channel_dim = len(source.shape) - len(kernel) + 1
+    positions = (source.shape if transposed else call.shape)[channel_dim + 1 :]
+    coef = prod(call.shape[:channel_dim]) * prod(positions) * prod(kernel[2:])
+    if isinstance(call["padding"], str):  # fvcore does not count these
+        coef = 0
+    units_in, groups = call.vector(source, channel_dim), call["groups"]
+    per_in, per_out = len(units_in) // groups, call.shape[channel_dim] // groups
+    constant = torch.zeros(kernel[1], dtype=torch.long)
+    if weight is None and transposed:
+        call.count(coef * prod(kernel[:2]))
+        return _computed(call, call.shape[channel_dim])
+    if weight is None:
+        units_out = _computed_rows(call, units_in, groups)
+        call.count(coef, units_out, constant)
+    elif groups > 1 and _by_whole_groups(call.walk, weight, groups, per_in, per_out):
+        rows = units_in.view(groups, per_in)
+        call.units.tie(rows[:, :1], rows, f"grouped with channels that must stay in {call.where}")
+        units_out = rows[:, 0].repeat_interleave(per_out)
+        carried = rows[:, 0].repeat_interleave(per_in) if transposed else units_out
+        call.walk.carry(weight.name, 0, carried, call.where)
+        call.count(coef, carried, constant)
+    else:
+        rows = units_in.view(groups, per_in)  # every group keeps its size in step with the others
+        call.units.tie(rows[:1], rows, f"grouped with channels that must stay in {call.where}")
+        fresh = call.units.fresh(per_out)
+        units_out = fresh.repeat(groups)
+        axes = (units_in, fresh) if transposed else (units_out, rows[0])
+        call.walk.carry(weight.name, 0, axes[0], call.where)
+        call.walk.carry(weight.name, 1, axes[1], call.where)
+        call.walk.readers.add((weight.name, 0 if transposed else 1))
+        call.walk.producers.add((weight.name, 1 if transposed else 0))
+        call.count(coef, *axes)
+    _carry_vector(call, "bias", units_out)
+    return Labels.along(units_out, channel_dim, call.shape)
+
+
+def _by_whole_groups(walk: Walk, weight: Weight, groups: int, per_in: int, per_out: int) -> bool:
+    """Whether a grouped conv loses whole groups, as a depthwise one does, or every group loses the same channels.
+
+    Whatever leaves more units to choose from; whole groups only where a module holds `groups` and can be told.
+    """
+    if per_in == 1:
+        return True
+    if weight.name not in walk.settable:
+        return False
+    walk.grouped.add(weight.name)
+    return (groups >= max(per_in, per_out)) != (weight.name in walk.flipped)
+
+
+def linear(call: Call) -> Any:
+    """`y = x W^T + b`: reads units along the last dimension, makes new ones. FLOPs: rows x in x out."""
+    weight, source = call.stored("weight"), call.labels()
+    units_in, rows = call.vector(source, len(source.shape) - 1), prod(source.shape[:-1])
+    if weight is None:
+        units_out = _computed_rows(call, units_in, 1)
+        call.count(rows, units_out, torch.zeros(len(units_in), dtype=torch.long))
+    else:
+        units_out = call.units.fresh(weight.shape[0])
+        call.walk.carry(weight.name, 1, units_in, call.where)
+        call.walk.carry(weight.name, 0, units_out, call.where)
+        call.walk.readers.add((weight.name, 1))
+        call.walk.producers.add((weight.name, 0))
+        call.count(rows, units_out, units_in)
+    _carry_vector(call, "bias", units_out)
+    return Labels.along(units_out, len(call.shape) - 1, call.shape)
+
+
+def _computed_rows(call: Call, units_in: Tensor, groups: int) -> Tensor:
+    """Units of the filters of a weight that is computed (standardised, normalised): they can go, its inputs can't.
+
+    A filter of it depends on all of its entries, so none of them can be gated or cut.
+    """
+    rows = call.vector(call.labels("weight"), 0)
+    if groups == len(units_in) > 1:
+        units_in = units_in.repeat_interleave(len(rows) // groups)
+        call.units.tie(rows, units_in, f"the weight of {call.where} is computed in forward")
+        return units_in
+    call.freeze(units_in, f"the weight of {call.where}, which reads it, is computed in forward from all its entries")
+    by_group = rows.view(groups, -1)
+    call.units.tie(by_group[:1], by_group, f"the weight of {call.where} is computed in forward")
+    rows = by_group[0].repeat(groups)
+    if bool((rows == STAY).all()):
+        call.leave_alone(len(rows), f"the weight of {call.where} is computed in forward in a way that ties its filters")
+    made = (key for key, vector in call.walk.axes.items() if len(vector) and vector[0] == rows[0] != STAY)
+    call.walk.producers.update(list(made)[:1])
+    return rows
+
+
+def _computed(call: Call, channels: int) -> Any:
+    call.leave_alone(channels, f"the weight of {call.where} is computed in forward")
+    return call.unknown(f"the weight of {call.where} is computed in forward")
+
+
+def weight_norm(call: Call) -> Any:
+    """`v * g / |v|`, every filter by itself."""
+    if call["dim"] != 0:
+        return call.unknown(f"{call.where} ties all filters")
+    v, g = (call.vector(call.labels(name), 0) for name in ("v", "g"))
+    call.units.tie(v, g, f"meets a constant in {call.where}")
+    return call.result(Labels.along(v, 0, call["v"].shape))
+
+
+def channel_norm(call: Call) -> Any:
+    """Batch and instance norm: every channel by itself. FLOPs as fvcore counts them, fewer with running statistics."""
+    source = call.labels()
+    units = call.vector(source, 1)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        _carry_vector(call, name, units)
+    running = call.op == "batch_norm" and not call["training"]
+    per_element = ((4, 5), (1, 2))[running][call["weight"] is not None]
+    call.count(per_element * prod(source.shape) // source.shape[1], units)
+    return Labels.along(units, 1, call.shape)
+
+
+def prelu(call: Call) -> Any:
+    weight = call["weight"]
+    if isinstance(weight, Weight) and prod(weight.shape) > 1:
+        units = call.vector(call.labels(), 1)
+        _carry_vector(call, "weight", units)
+        return Labels.along(units, 1, call.shape)
+    return movement.keep(call)
+
+
+def layer_norm(call: Call) -> Any:
+    """Statistics over the last dimensions: channels among them stay, channels beside them go as a whole."""
+    source = call.labels()
+    call.count((5 if call["weight"] is not None else 4) * prod(source.shape))
+    normed = range(len(source.shape) - len(call["normalized_shape"]), len(source.shape))
+    if any(source.varies(d) for d in normed):
+        return call.unknown(f"{call.where} mixes channels")
+    return call.result(source)
+
+
+def group_norm(call: Call) -> Any:
+    """Statistics over the channels of a group: whole groups can go, where a module holds their number."""
+    source, groups = call.labels(), call["num_groups"]
+    per_element = 5 if call["weight"] is not None else 4
+    if groups == 1 or call.stored("weight") is None:
+        call.count(per_element * prod(source.shape))
+        return call.unknown(f"{call.where} mixes channels")
+    rows = call.vector(source, 1).view(groups, -1)
+    call.units.tie(rows[:, :1], rows, f"normalized with channels that must stay in {call.where}")
+    units = rows[:, 0].repeat_interleave(rows.shape[1])
+    for name in ("weight", "bias"):
+        _carry_vector(call, name, units)
+    call.count(per_element * prod(source.shape) // source.shape[1], units)
+    return call.result(Labels.along(units, 1, call.shape))
+
+
+def _carry_vector(call: Call, name: str, units: Tensor) -> None:
+    """A one-dimensional parameter or buffer beside a channel dimension."""
+    value = call.args.get(name)
+    if value is None:
+        return
+    stored = call.stored(name)
+    if stored is not None and len(stored.shape) == 1:
+        call.walk.carry(stored.name, 0, units, call.where)
+    else:
+        call.units.tie(call.vector(call.labels(name), 0), units, f"{name} of {call.where} is computed in forward")
