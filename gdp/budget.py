@@ -40,7 +40,9 @@ def check_target(target: float) -> None:
         GDPError: the target does not lie in (0, 1].
     """
     if isinstance(target, bool) or not isinstance(target, int | float) or not 0 < target <= 1:
-        raise GDPError(f"Expected `target_flops`, the fraction of FLOPs that remains, in (0, 1], got {target!r}.")
+        percent = isinstance(target, int | float) and 1 < target <= 100
+        hint = f"; for {target:g} % write {target / 100:g}" if percent else ""
+        raise GDPError(f"Expected `target_flops`, the fraction of FLOPs that remains, in (0, 1], got {target!r}{hint}.")
 
 
 def check_reachable(graph: ChannelGraph, target: float, widths: Widths | None = None) -> None:

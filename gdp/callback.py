@@ -169,10 +169,10 @@ class GDPCallback(pl.Callback):
         graph = preflight(network, trained_readers_only(network, graph))
         widths = Widths.of(graph, self.min_channels, self.round_to)
         self.pruner = Pruner(network, graph, self.target_flops, schedule=self.schedule, widths=widths)
-        channels = sum(g.size for g in graph.groups)
+        channels, stay = sum(g.size for g in graph.groups), len(graph.frozen)
         rank_zero_info(
             f"gdp: pruning {name or type(network).__name__} to {self.target_flops:.0%} of {graph.flops.dense:,} FLOPs; "
-            f"{channels} channels in {len(graph.groups)} groups can go, {len(graph.frozen)} parts stay."
+            f"{channels} channels in {len(graph.groups)} groups can go, {stay} part{' stays' if stay == 1 else 's stay'}."
         )
 
     def _progress(self) -> dict[str, float]:
