@@ -170,9 +170,10 @@ class GDPCallback(pl.Callback):
         widths = Widths.of(graph, self.min_channels, self.round_to)
         self.pruner = Pruner(network, graph, self.target_flops, schedule=self.schedule, widths=widths)
         channels, stay = sum(g.size for g in graph.groups), len(graph.frozen)
+        parts = "1 part stays" if stay == 1 else f"{stay} parts stay"
         rank_zero_info(
             f"gdp: pruning {name or type(network).__name__} to {self.target_flops:.0%} of {graph.flops.dense:,} FLOPs; "
-            f"{channels} channels in {len(graph.groups)} groups can go, {stay} part{' stays' if stay == 1 else 's stay'}."
+            f"{channels} channels in {len(graph.groups)} groups can go, {parts}."
         )
 
     def _progress(self) -> dict[str, float]:
