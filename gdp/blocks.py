@@ -6,7 +6,9 @@ conv's bias, through the batch norm behind it. The constant stays; everything el
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +22,7 @@ from gdp.graph import Block, ChannelGraph
 _LAST = {"conv1d", "conv2d", "conv3d", "linear"}
 _TAIL = {"batch_norm", "mul", "permute", "dropout", "clone", "contiguous", "transpose"}  # constants stay constants
 _WINDOW = nn.modules.conv._ConvNd
-_PASSING = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.PReLU, nn.AdaptiveAvgPool2d, nn.Upsample)
+_PASSING = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
 
 
 def find_blocks(program: ExportedProgram, graph: ChannelGraph, model: nn.Module) -> tuple[Block, ...]:
@@ -33,7 +35,9 @@ def find_blocks(program: ExportedProgram, graph: ChannelGraph, model: nn.Module)
         if not any(layers & {b.last, *b.silent} for b in chosen):
             chosen.append(block)
     order = {g.name: i for i, g in enumerate(graph.groups)}
-    return tuple(sorted(chosen, key=lambda b: order[b.reads[0]]))
+    times = Counter(block.name for block in chosen)
+    named = (replace(b, name=f"{b.name} ({b.last})") if times[b.name] > 1 else b for b in chosen)
+    return tuple(sorted(named, key=lambda b: order[b.reads[0]]))
 
 
 def _op(node: Node) -> str:
@@ -63,8 +67,8 @@ class _Search:
 
     def at(self, add: Node) -> Iterator[Block]:
         """The branch that ends in this addition, if there is one beside a way around it."""
-        terms = [a for a in add.args if isinstance(a, Node)]
-        for branch, around in ((terms[0], terms[-1]), (terms[-1], terms[0])) if len(terms) == 2 else ():
+        terms = list(dict.fromkeys(a for a in add.args if isinstance(a, Node)))
+        for branch, around in (terms, terms[::-1]) if len(terms) == 2 else ():
             last, norm = self._last(branch)
             block = None if last is None else self._block(last, norm, around)
             if block is not None:
@@ -93,12 +97,12 @@ class _Search:
     def _block(self, last: Node, norm: str, around: Node) -> Block | None:
         live = self._live(last)
         dead = [n for n in self.nodes if n in self.used and n not in live]
-        if around not in live or not dead:
+        if not dead or not self._sees_an_input(around, last):
             return None
         weight = self.tensor[last.args[1]]
         tensors = {self.tensor[a] for n in dead for a in n.all_input_nodes if a in self.tensor}
         layers = {self._layer(n) for n in dead if any(a in self.tensor for a in n.all_input_nodes)}
-        layers |= {self._layer(n) for n in dead if isinstance(self.layers.get(self._layer(n)), _PASSING)}
+        layers |= {self._layer(n) for n in dead if _is_squeeze(self.layers.get(self._layer(n)))}
         inside = self.groups_on.get((weight, 1), set()).union(*(self.groups_on.get((t, 0), set()) for t in tensors))
         reads = self.groups_on.get((weight, 1), set())
         only = all(
@@ -108,7 +112,10 @@ class _Search:
         )
         head = self._layer(last)
         convs = [name for name in layers if isinstance(self.layers.get(name), _WINDOW | nn.Linear)]
-        if not (head and only and convs and (weight, 1) in self.whole and self._silenceable(layers, tensors, dead)):
+        once = all(sum(self._layer(n) == name for n in self.nodes) == 1 for name in (head, norm) if name)
+        if not (
+            head and once and only and convs and (weight, 1) in self.whole and self._silenceable(layers, tensors, dead)
+        ):
             return None
         name = _common([head, *layers])
         order = [g.name for g in self.graph.groups]
@@ -117,15 +124,22 @@ class _Search:
 
     def _silenceable(self, layers: set[str], tensors: set[str], dead: list[Node]) -> bool:
         """Whether all tensors belong to known layers, and these layers are called in the branch alone."""
-        known = all(isinstance(self.layers.get(name), (_WINDOW, nn.Linear, *_PASSING)) for name in layers)
+        found = [self.layers.get(name) for name in layers]
+        known = all(isinstance(m, (_WINDOW, nn.Linear, *_PASSING)) or _is_squeeze(m) for m in found)
+        known = known and not any(getattr(m, "transposed", False) for m in found)
         owned = all(t.rpartition(".")[0] in layers for t in tensors)
         alone = all(n in dead for n in self.nodes if self._layer(n) in layers)
         return known and owned and alone
 
-    def _live(self, last: Node | None) -> set[Node]:
-        """Nodes that the outputs depend on if the input of `last` does not matter."""
-        live: set[Node] = set()
-        stack = [self.outputs]
+    def _sees_an_input(self, node: Node, last: Node) -> bool:
+        """Whether a node depends on an input of the network in another way than through `last`."""
+        sources = self._live(last, node)
+        return any(n.op == "placeholder" and n not in self.tensor for n in sources)
+
+    def _live(self, last: Node | None, start: Node | None = None) -> set[Node]:
+        """Nodes that the outputs, or another node, depend on if the input of `last` does not matter."""
+        stack = [start or self.outputs]
+        live = set(stack)
         while stack:
             node = stack.pop()
             for source in node.all_input_nodes if node is not last else ():
@@ -133,6 +147,11 @@ class _Search:
                     live.add(source)
                     stack.append(source)
         return live
+
+
+def _is_squeeze(module: nn.Module | None) -> bool:
+    """Pooling to one position, as squeeze-excite does; behind it a constant is the same at any size."""
+    return isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1))
 
 
 def _common(names: list[str]) -> str:
@@ -192,13 +211,13 @@ def silence(model: nn.Module, block: Block) -> Callable[[], None]:
         value = (value - norm.running_mean.double()) / spread * scale
         value = value if norm.bias is None else value + norm.bias.double()
         bias = bias if norm.bias is None else norm.bias
-    was = bias.data
-    bias.data = value.to(was)
     new: dict[nn.Module, nn.Module] = {last: Constant(last, bias)}
     if norm is not None:
         new[norm] = nn.Identity()
     for layer in map(model.get_submodule, block.silent):
         new[layer] = Constant(layer, None) if isinstance(layer, _WINDOW | nn.Linear) else nn.Identity()
+    was = bias.data
+    bias.data = value.to(was)
     undo = [partial(setattr, bias, "data", was)]
     for module in list(model.modules()):
         for child, held in module._modules.items():

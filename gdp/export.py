@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,13 +81,16 @@ def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
         (m, name, b, b.detach().clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None
     ]
     devices = {t.device.index for t in (*model.parameters(), *model.buffers()) if t.is_cuda}
-    python = random.getstate()
+    python, numpy = random.getstate(), sys.modules.get("numpy")
+    numbers = numpy.random.get_state() if numpy is not None else None
     with torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
         try:
             model.train(training)
             yield
         finally:
             random.setstate(python)
+            if numpy is not None:
+                numpy.random.set_state(numbers)
             for module, was in modes:
                 module.training = was
             with torch.no_grad():

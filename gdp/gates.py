@@ -150,7 +150,7 @@ class Gates:
             raise GDPError(f"Expected channel indices of {name!r} in [0, {size - 1}], but got {index.tolist()}.")
         raw = self.raw[span].clone()
         raw[index] = 0.0
-        if not bool((raw > 0).any()) and not any(name in block.reads for block in self.graph.blocks):
+        if not bool((raw > 0).any()) and not any(name in block.groups for block in self.graph.blocks):
             raise GDPError(f"Closing all {size} channels of {name!r} would cut the network in two; leave at least one.")
         self.raw[span] = raw
         if self.inserted:

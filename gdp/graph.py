@@ -206,7 +206,7 @@ class ChannelGraph:
         switch = torch.full_like(self.flops.switch, -1)
         number = {group.name: i for i, group in enumerate(self.groups)}
         for block in blocks:
-            gone = {block.last, block.norm, *block.silent}
+            gone = {block.last, block.norm, *block.silent} - {""}
             inside = torch.tensor([module in gone for module in self.flops.modules], dtype=torch.bool)
             switch[inside] = number[block.reads[0]]
         return replace(self, blocks=blocks, flops=replace(self.flops, switch=switch))

@@ -147,11 +147,15 @@ def prelu(call: Call) -> Any:
 def layer_norm(call: Call) -> Any:
     """Statistics over the last dimensions: channels among them stay, channels beside them go as a whole."""
     source = call.labels()
-    call.count((5 if call["weight"] is not None else 4) * prod(source.shape))
+    per_element = 5 if call["weight"] is not None else 4
     normed = range(len(source.shape) - len(call["normalized_shape"]), len(source.shape))
-    if any(source.varies(d) for d in normed):
-        return call.unknown(f"{call.where} mixes channels")
-    return call.result(source)
+    beside = [d for d in range(len(source.shape)) if source.varies(d)]
+    if len(beside) == 1 and beside[0] not in normed:
+        dim = beside[0]
+        call.count(per_element * prod(source.shape) // source.shape[dim], call.vector(source, dim))
+        return call.result(source)
+    call.count(per_element * prod(source.shape))
+    return call.unknown(f"{call.where} mixes channels") if beside else call.result(source)
 
 
 def group_norm(call: Call) -> Any:

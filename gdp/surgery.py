@@ -43,35 +43,48 @@ def cut(model: nn.Module, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> U
     kept_of = {id(tensors[name]): keep for name, keep in plan.keep.items()}
     fields = [(m, *_sizes(m, kept_of)) for m in model.modules()]
     undo: list[Undo] = []
-    for name, keep in plan.keep.items():
-        tensor = tensors[name]
-        for state in (o.state[tensor] for o in optimizers if tensor in o.state):
-            for key, value in state.items():
-                if isinstance(value, Tensor) and value.dim() and value.shape == tensor.shape:
-                    undo.append(partial(state.__setitem__, key, value))
-                    state[key] = select(value, keep)
-        grad = tensor.grad if tensor.is_leaf else None
-        tensor.grad = None
-        undo += [partial(setattr, tensor, "data", tensor.data), partial(setattr, tensor, "grad", grad)]
-        tensor.data = select(tensor.data, keep)
-        if grad is not None:
-            tensor.grad = select(grad, keep)
-    for module, describe, groups in fields:
-        for field, value in describe(module, groups).items():
-            undo.append(partial(setattr, module, field, getattr(module, field)))
-            setattr(module, field, value)
-
-    silenced = [silence(model, block) for block in plan.blocks]
+    silenced: list[Undo] = []
 
     def put_back() -> None:
         for unsilence in silenced:
             unsilence()
-        for name in plan.keep:
-            tensors[name].grad = None  # a gradient of the wrong shape would not let its tensor change back
         for step in undo:
             step()
 
+    try:
+        for name, keep in plan.keep.items():
+            tensor = tensors[name]
+            for state in (o.state[tensor] for o in optimizers if tensor in o.state):
+                for key, value in state.items():
+                    if isinstance(value, Tensor) and value.dim() and value.shape == tensor.shape:
+                        undo.append(partial(state.__setitem__, key, value))
+                        state[key] = select(value, keep)
+            grad = tensor.grad if tensor.is_leaf else None
+            undo.append(partial(_assign, tensor, tensor.data, grad))
+            _assign(tensor, select(tensor.data, keep), None if grad is None else select(grad, keep))
+        for module, describe, groups in fields:
+            for field, value in describe(module, groups).items():
+                undo.append(partial(setattr, module, field, getattr(module, field)))
+                setattr(module, field, value)
+        for block in plan.blocks:
+            silenced.append(silence(model, block))
+    except Exception:
+        put_back()
+        raise
     return put_back
+
+
+def _assign(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
+    """Give a tensor other data, of another shape maybe.
+
+    A graph that is still alive (a loss that somebody holds) keeps the gradient's shape; autograd makes it anew only if
+    the type changes, so it does, for a moment.
+    """
+    tensor.grad = None
+    if tensor.is_leaf and tensor.requires_grad:
+        tensor.data = torch.empty(0, dtype=torch.float32 if data.dtype == torch.float64 else torch.float64)
+    tensor.data = data
+    tensor.grad = grad
 
 
 def check_shapes(plan: Plan, model: nn.Module) -> None:

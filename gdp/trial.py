@@ -76,7 +76,7 @@ def attempt(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Attempt:
     with ExitStack() as undo:
         undo.callback(cut(model, smaller))
         with _levels(model, graph, smaller, smaller) as few_cut:
-            actual = run(model, inputs)
+            flops_few, actual = counted_run(model, inputs)
         with _muted(model, graph, smaller, most), _levels(model, graph, smaller, smallest) as most_closed:
             expected = run(model, inputs)
         undo.close()
@@ -93,6 +93,13 @@ def attempt(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Attempt:
             gates.close(name, closed)
         with _levels(model, graph, whole, smaller) as few_closed:
             expected += run(model, inputs)
+    beyond = [
+        flops_few - graph.flops.count(_opened(graph, few)),
+        flops - graph.flops.count(_opened(graph, most)),
+    ]
+    if beyond[0] != beyond[1]:  # a constant lies in unknown operators, which are left alone; this is none
+        reason = f"fvcore counts {beyond[0] - beyond[1]:+,} FLOPs beside those that were expected"
+        return Failure(reason), False, False
     actual = outputs + actual
     for closed_levels, cut_levels in ((most_closed, most_cut), (few_closed, few_cut)):
         if [n for n, _ in closed_levels] == [n for n, _ in cut_levels]:  # else what torch.compile made runs no hooks
@@ -101,6 +108,11 @@ def attempt(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Attempt:
             )
     difference = Difference.between(expected, actual)
     return Trial(difference, smallest, flops, parameters), difference.exact(expected), difference.tolerable(expected)
+
+
+def _opened(graph: ChannelGraph, closed: Closing) -> Tensor:
+    """Open channels per group, shape (groups,)."""
+    return torch.tensor([group.size - len(closed.get(group.name, ())) for group in graph.groups])
 
 
 @contextmanager

@@ -70,10 +70,25 @@ class Widths:
         more[group] = min(int((opened[group] // self.step[group] + 1) * self.step[group]), int(self.size[group]))
         return more
 
-    def levels(self, group: int, low: int, high: int) -> list[int]:
-        """Legal counts of one group from `low` to `high`."""
-        size, step = int(self.size[group]), int(self.step[group])
-        return [n for n in range(low, high + 1) if n in (low, size) or n % step == 0]
+    def levels(self, floor: Tensor, limit: Tensor) -> list[list[int]]:
+        """Legal counts of every group from `floor` to `limit`; 0 is one of them where a block may go."""
+        found = []
+        in_blocks = {g for block in self.blocks for g in block.tolist()}
+        for g, (size, step, least) in enumerate(
+            zip(*(t.tolist() for t in (self.size, self.step, self.least)), strict=True)
+        ):
+            low, high = max(int(floor[g]), least), int(limit[g])
+            counts = [n for n in range(low, high + 1) if n in (least, size) or n % step == 0]
+            found.append([0, *counts] if g in in_blocks and floor[g] == 0 else counts)
+        return found
+
+    def together(self, counts: Tensor) -> Tensor:
+        """Which count vectors, shape (vectors, groups), leave no block with some of its groups empty."""
+        fine = torch.ones(len(counts), dtype=torch.bool)
+        for block in self.blocks:
+            empty = counts[:, block] == 0
+            fine &= empty.all(1) | ~empty.any(1)
+        return fine
 
 
 def check_widths(min_channels: float, round_to: int) -> None:
@@ -116,10 +131,7 @@ def exchanged(
     limit = torch.bincount(group_of[order], minlength=len(opened))
     if flops.count(opened) >= budget - slack or torch.equal(opened, limit):
         return opened
-    top = torch.where(opened > 0, limit, 0).tolist()  # a block that goes is not brought back here
-    levels = [
-        widths.levels(g, low, max(low, high)) for g, (low, high) in enumerate(zip(floor.tolist(), top, strict=True))
-    ]
+    levels = widths.levels(floor, limit)
     table = torch.zeros(len(levels), max(map(len, levels)), dtype=torch.long)
     for g, values in enumerate(levels):
         table[g, : len(values)] = torch.tensor(values)
@@ -128,6 +140,7 @@ def exchanged(
     few = (last + 1).double().prod() <= EXCHANGES
     near = _all_places(last) if few else torch.cat([place[None], _neighbours(place, last)])
     near = table.gather(1, near.T).T
+    near = near[widths.together(near)]
     cost = flops.counts(near)
     near, cost = near[cost <= budget], cost[cost <= budget]
     if len(near) == 0:  # not even the floor fits

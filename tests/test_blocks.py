@@ -2,6 +2,7 @@
 
 import copy
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import gdp
 from gdp.flops import count_flops
+from gdp.plan import Plan
+from gdp.surgery import cut
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -116,6 +119,74 @@ def test_without_a_way_around_nothing_goes():
         gates = gdp.insert_gates(Blocks(), gdp.trace(Blocks(), X))
         gates = gdp.insert_gates(net := Parallel(), gdp.trace(net, X))
         gates.close("a.0.0", range(8))
+
+
+class SharedNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+        self.a, self.b, self.c, self.d = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(4))
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.bn(self.b(torch.relu(self.a(x))))
+        x = x + self.bn(self.d(torch.relu(self.c(x))))
+        return self.head(x)
+
+
+class Table(nn.Module):
+    """Around the stem leads nothing but a constant: without the stem the output would not depend on the input."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.table, self.mode = nn.Parameter(torch.randn(1, 8, 32, 32)), mode
+
+    def forward(self, x):
+        y = self.b(torch.relu(self.a(x)))
+        other = {"table": self.table, "itself": y, "constant": torch.linspace(0, 1, 32)}[self.mode]
+        return self.head(torch.relu(y + other))
+
+
+def test_a_norm_that_two_branches_share_keeps_them():
+    net = randomize(SharedNorm())
+    state = copy.deepcopy(net.state_dict())
+    assert gdp.check(net, X, blocks=True).blocks == ()
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items()) and isinstance(net.bn, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("mode", ["table", "itself", "constant"])
+def test_a_stem_is_no_block(mode):
+    assert gdp.trace(Table(mode), X, blocks=True).blocks == ()
+
+
+def test_operators_of_the_network_itself_count_beside_blocks_without_norm():
+    class Pools(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+            self.a, self.b = (nn.Sequential(nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 8, 1)) for _ in range(2))
+
+        def forward(self, x):
+            x = self.stem(x)
+            x = x + self.a(x)
+            x = x + self.b(x)
+            return self.fc(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+    report = gdp.check(Pools(), X, blocks=True)
+    assert report.blocks == ("a", "b") and report.flops_after == report.flops_predicted
+
+
+def test_a_cut_that_fails_halfway_is_undone():
+    net = randomize(Blocks())
+    graph, state = gdp.trace(net, X, blocks=True), copy.deepcopy(net.state_dict())
+    block = graph.blocks[0]
+    broken = replace(graph, blocks=(block, replace(graph.blocks[1], silent=("no.such.layer",))))
+    closed = {name: list(range(graph[name].size)) for b in broken.blocks for name in b.reads}
+    with pytest.raises(AttributeError):
+        cut(net, Plan.of(broken, closed | {"stem.0": [1]}))
+    assert state.keys() == net.state_dict().keys() and net.stem[0].out_channels == 8
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in state.items())
 
 
 def test_a_network_without_blocks_is_saved_and_loaded_and_cut_again(tmp_path):

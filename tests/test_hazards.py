@@ -1,7 +1,9 @@
 """Networks and calls that once slipped through: each would fail again without its remedy."""
 
 import copy
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -297,6 +299,41 @@ def test_convs_that_fvcore_does_not_count_cost_nothing():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 9, groups=8, padding="same"), nn.Conv2d(8, 4, 1))
     graph, report = prune(net)
     assert graph.flops.dense == report.flops_before and report.flops_after == report.flops_predicted
+
+
+def test_a_layer_norm_over_positions_leaves_channels_apart_and_is_counted():
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.LayerNorm([12, 12]), nn.ReLU(), nn.Conv2d(16, 4, 1))
+    graph, report = prune(net)
+    assert [g.name for g in graph.groups] == ["0"] and graph.flops.dense == report.flops_before
+    assert report.flops_after == report.flops_predicted
+
+
+def test_a_wrong_count_is_found_before_training():
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 4, 3))
+    graph = gdp.trace(net, X)
+    wrong = replace(graph, flops=replace(graph.flops, coef=graph.flops.coef * 2))
+    assert "FLOPs beside those that were expected" in preflight(net, wrong).reasons()
+
+
+def test_a_loss_that_somebody_holds_is_no_obstacle():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    loss = net(X).sum()
+    loss.backward()
+    prune(net)
+    net(X).sum().backward()
+    assert net[0].weight.grad.shape == net[0].weight.shape and loss.grad_fn is not None
+
+
+def test_the_generator_of_numpy_is_left_alone():
+    class Noisy(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x) * (1 + 0.1 * np.random.rand() if self.training else 1)
+
+    np.random.seed(0)
+    gdp.check(nn.Sequential(Noisy(3, 8, 3), nn.Conv2d(8, 4, 1)), X)
+    after = np.random.rand()
+    np.random.seed(0)
+    assert np.random.rand() == after
 
 
 def test_a_class_token_goes_along_with_its_channels():

@@ -40,6 +40,41 @@ def test_every_selection_is_legal_and_fits(graph, round_to, min_channels, share,
     assert not (later.keep & ~chosen.keep).any() and torch.equal(widths.legal(later.opened), later.opened)
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    st.integers(2, 5),
+    st.integers(1, 3),
+    st.floats(0, 1),
+    st.integers(0, 2**31),
+)
+def test_blocks_go_whole_or_not_at_all_and_the_target_is_met(depths, width, least, share, seed):
+    class Branch(nn.Sequential):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    def branch(depth: int) -> nn.Module:
+        inner = [nn.Conv2d(width, width, 1) for _ in range(depth - 1)]
+        return Branch(nn.Conv2d(4, width, 1), *inner, nn.Conv2d(width, 4, 1))
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), *map(branch, depths), nn.Conv2d(4, 2, 1))
+    graph = gdp.trace(net, torch.randn(1, 3, 2, 2), blocks=True)
+    assert len(graph.blocks) == len(depths)
+    widths, flops = Widths.of(graph, least), graph.flops
+    group_of = torch.arange(len(flops.sizes)).repeat_interleave(flops.sizes)
+    worth = torch.rand(len(group_of), generator=torch.Generator().manual_seed(seed))
+    low, slack = lowest(graph, widths), flops.dense // 100
+    budget = low + int(share * (flops.dense - low))
+    alive = torch.ones_like(group_of, dtype=torch.bool)
+    opened = select_channels(worth, group_of, alive, flops, budget, widths, slack=slack).opened
+    assert torch.equal(widths.legal(opened), opened) and flops.count(opened) <= budget
+    counts = widths.levels(widths.smallest, flops.sizes)
+    every = torch.cartesian_prod(*map(torch.tensor, counts)).view(-1, len(counts))
+    reachable = [c for c in flops.counts(every[widths.together(every)]).tolist() if c <= budget]
+    if len(every) <= 30_000:  # as many as are tried one by one
+        assert flops.count(opened) >= min(budget - slack, max(reachable))
+
+
 def test_channels_of_whole_norm_groups_count_as_many():
     net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.GroupNorm(8, 32), nn.ReLU(), nn.Conv2d(32, 16, 3), nn.Conv2d(16, 4, 1))
     graph = gdp.trace(net, X)
