@@ -59,7 +59,7 @@ class GDPCallback(pl.Callback):
         ignore: Sequence[str | type] = (),
         schedule: Schedule | None = None,
         blocks: bool = False,
-        min_channels: float = 1,
+        min_channels: int | float = 1,  # both named: LightningCLI would make 1.0, all channels, of an int
         round_to: int = 1,
     ) -> None:
         check_target(target_flops)

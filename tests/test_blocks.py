@@ -61,7 +61,7 @@ def test_a_block_goes_and_its_constant_stays(gone):
     net.train()(X).sum().backward()
     last = {"a": "conv2", "b": "conv2", "c": "conv3"}
     before = net.eval()(X)
-    assert not torch.allclose(before, net(-X), rtol=0.1)  # the input matters
+    assert (net(-X) - before).abs().max() > 1e-3 * before.abs().max()  # the input matters
     for name in gone:  # and so does the constant of every block: 1 % off would be seen
         constant = net.get_submodule(f"{name}.{last[name]}").bias
         constant.data *= 1.01
