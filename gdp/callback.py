@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,13 +15,17 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from gdp.budget import check_target
+from gdp.copies import averages, refuse_unknown
 from gdp.errors import GDPError
 from gdp.example import example_inputs, find_network
-from gdp.gates import SUFFIX
+from gdp.gates import Gates
+from gdp.parallel import compile_anew, refuse_strategy, wrap_anew
 from gdp.preflight import preflight, trained_readers_only
 from gdp.pruner import Pruner, Schedule
+from gdp.readers import SUFFIX
 from gdp.removal import remove
 from gdp.report import Report
+from gdp.shrink import cuttable, refuse_optimizers
 from gdp.store import recall
 from gdp.trace import check_ignore, trace
 from gdp.widths import Widths, check_widths
@@ -44,12 +48,15 @@ class GDPCallback(pl.Callback):
             a branch without open channels adds stays (`report.blocks` names them).
         min_channels: what every group keeps at least: a number of channels (int) or a fraction of the group (float).
         round_to: channels that are kept come in multiples of this number (or all of a group); the target still holds.
+        shrink: when closed channels are cut: "epoch", at the end of every epoch, so that training gets cheaper as it
+            goes; a number of optimizer steps; or "end", when training is over.
 
     Attributes:
         report: the record of the removal, once `fit` has returned.
 
     Raises:
-        GDPError: before the first training step, if the target can't be reached or nothing can be pruned.
+        GDPError: before the first training step, if the target can't be reached or nothing can be pruned; and by the
+            end of the first, if `shrink` asks for cuts on the way that this run does not allow.
     """
 
     def __init__(
@@ -61,11 +68,17 @@ class GDPCallback(pl.Callback):
         blocks: bool = False,
         min_channels: int | float = 1,  # both named: LightningCLI would make 1.0, all channels, of an int
         round_to: int = 1,
+        shrink: str | int = "epoch",
     ) -> None:
         check_target(target_flops)
         check_widths(min_channels, round_to)
         if not isinstance(blocks, bool):
             raise GDPError(f"Expected `blocks` to be True or False, but got {blocks!r}.")
+        if shrink not in ("epoch", "end") and (isinstance(shrink, bool) or not isinstance(shrink, int) or shrink < 1):
+            raise GDPError(
+                f"Expected `shrink` to be 'epoch', 'end' or a number of optimizer steps, but got {shrink!r}."
+            )
+        self.shrink = shrink
         self.target_flops = target_flops
         self.module = module
         check_ignore(ignore)
@@ -77,10 +90,13 @@ class GDPCallback(pl.Callback):
         self.report: Report | None = None
         self.pruner: Pruner | None = None
         self._last_global_step = 0
+        self._waits = False  # for the end of training, since a cut on the way failed
         self._guard: RemovableHandle | None = None
+        self._restore: list[Callable[[], None]] = []
 
     # Gates go in when the module is complete, after its own `setup` and `configure_model`, and before a checkpoint is
-    # restored and the strategy wraps it. Lightning calls no callback then, so configure_model is extended for once.
+    # restored and the strategy wraps it; what was cut by then goes before the weights are loaded. Lightning calls no
+    # callback at these moments, so two hooks of the module are extended for once.
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             if self.report is not None:
@@ -88,17 +104,23 @@ class GDPCallback(pl.Callback):
             return
         _refuse_setup(trainer)
         self._give_up()  # what an interrupted fit left
-        configure_model = pl_module.configure_model
+        self._waits = False
 
-        def configure_model_then_gate() -> None:
-            _restore_configure_model(pl_module)
-            configure_model()
+        def configure_model(original: Callable[[], None]) -> None:
+            original()
             with torch.device("cpu"):  # Lightning calls this with the accelerator as the default device
                 self._insert(trainer, pl_module)
 
-        pl_module.__dict__["configure_model"] = configure_model_then_gate
+        def on_load_checkpoint(original: Callable[[dict[str, Any]], None], checkpoint: dict[str, Any]) -> None:
+            self._follow_averages(trainer, pl_module)
+            self.load_state_dict(checkpoint.get("callbacks", {}).get(self.state_key, {}))
+            original(checkpoint)
+
+        self._restore = [_extend_once(pl_module, hook) for hook in (configure_model, on_load_checkpoint)]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._restore_hooks()
+        self._follow_averages(trainer, pl_module)
         if self.pruner is not None:
             self.pruner.resume()
 
@@ -106,6 +128,7 @@ class GDPCallback(pl.Callback):
         if self.pruner is not None:
             self.pruner.total_steps = _total_steps(trainer)
             self._last_global_step = trainer.global_step
+            self._refuse_shrink(trainer, pl_module, self.pruner.gates)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -116,12 +139,18 @@ class GDPCallback(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # with gradient accumulation most batches end without a step; several optimizers count several steps per batch
-        if self.pruner is None or trainer.global_step == self._last_global_step:
+        if self.pruner is None:
             return
-        self._last_global_step = trainer.global_step
-        self.pruner.step()
-        pl_module.log_dict(self._progress(), prog_bar=True)
+        # with gradient accumulation most batches end without a step; several optimizers count several steps per batch
+        stepped = trainer.global_step != self._last_global_step
+        if stepped:
+            self._last_global_step = trainer.global_step
+            self.pruner.step()
+            pl_module.log_dict(self._progress(), prog_bar=True)
+            if self.pruner.steps == 1:  # now the optimizers have state
+                self._refuse_shrink(trainer, pl_module, self.pruner.gates)
+        if self._is_due(trainer, stepped):
+            self._shrink(trainer, pl_module, self.pruner)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None and self.pruner.steps > 0:
@@ -133,7 +162,7 @@ class GDPCallback(pl.Callback):
             self._remove(trainer, self.pruner)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        _restore_configure_model(pl_module)
+        self._restore_hooks()
         if self._guard is not None:
             # else Lightning would load the refused checkpoint again, without being asked
             trainer._checkpoint_connector._loaded_checkpoint = {}
@@ -176,6 +205,55 @@ class GDPCallback(pl.Callback):
             f"{channels} channels in {len(graph.groups)} groups can go, {parts}."
         )
 
+    def _restore_hooks(self) -> None:
+        for restore in self._restore:
+            restore()
+
+    def _follow_averages(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.pruner is not None:
+            name, network = find_network(pl_module, self.module)
+            for part, copy in averages(pl_module, name, network, trainer.callbacks):  # type: ignore[attr-defined]
+                self.pruner.gates.follow(copy, part)
+
+    def _is_due(self, trainer: pl.Trainer, stepped: bool) -> bool:
+        """Whether closed channels are cut now; at the end of the window they are, however long the epoch is."""
+        if self.shrink == "end" or self._waits or self.pruner is None:
+            return False
+        steps = self.pruner.steps
+        regular = trainer.is_last_batch if self.shrink == "epoch" else stepped and steps % int(self.shrink) == 0
+        return regular or (stepped and steps == self.pruner.window[2])
+
+    def _refuse_shrink(self, trainer: pl.Trainer, pl_module: pl.LightningModule, gates: Gates) -> None:
+        if self.shrink == "end":
+            return
+        try:
+            refuse_strategy(trainer.strategy)
+            refuse_unknown(pl_module, gates.model, gates.copies, trainer.callbacks, trainer.optimizers)  # type: ignore[attr-defined]
+            refuse_optimizers(gates, trainer.optimizers)
+        except GDPError:
+            if not gates.closed:
+                self._give_up()
+            raise
+
+    def _shrink(self, trainer: pl.Trainer, pl_module: pl.LightningModule, pruner: Pruner) -> None:
+        self._follow_averages(trainer, pl_module)
+        failure, undo = None, None
+        try:
+            undo = pruner.shrink(trainer.optimizers)
+        except GDPError as error:
+            failure = error
+        if not trainer.strategy.reduce_boolean_decision(failure is None):
+            self._waits = True
+            if undo is not None:
+                undo()
+            rank_zero_warn(
+                "gdp: a cut on the way failed, so channels are cut when training is over. "
+                f"{failure or 'The error was raised in another process.'}"
+            )
+        if undo is not None or failure is not None:
+            wrap_anew(trainer.strategy, pl_module)
+            compile_anew(pl_module)
+
     def _progress(self) -> dict[str, float]:
         pruner = self.pruner
         assert pruner is not None
@@ -213,7 +291,8 @@ class GDPCallback(pl.Callback):
             )
             return
         self._finish(trainer, pruner)  # a run that was resumed at its very end has seen no on_train_end
-        self.report = remove(pruner.gates.model, pruner.graph, pruner.gates, trainer.optimizers)
+        optimizers = cuttable(pruner.gates, trainer.optimizers)
+        self.report = remove(pruner.gates.model, pruner.graph, pruner.gates, optimizers)
         self.pruner = None
 
 
@@ -233,16 +312,23 @@ def _refuse_setup(trainer: pl.Trainer) -> None:
             "gdp needs the network that is trained to be the one you hold, but this strategy trains a copy in "
             "other processes. Use strategy='ddp' from a script instead of ddp_spawn or ddp_notebook."
         )
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if any(cls.__name__ == "WeightAveraging" for cls in type(callback).__mro__):
-            raise GDPError(
-                f"{type(callback).__name__} averages gates along with weights, and the average would no longer be what "
-                "is cut. Use StochasticWeightAveraging, or average in a second fit of the pruned network."
-            )
 
 
-def _restore_configure_model(pl_module: pl.LightningModule) -> None:
-    pl_module.__dict__.pop("configure_model", None)
+def _extend_once(pl_module: pl.LightningModule, extension: Callable[..., None]) -> Callable[[], None]:
+    """Let a call of the hook of that name go to `extension(original, *args)`, once; return what restores the hook."""
+    name = extension.__name__
+    original, own = getattr(pl_module, name), pl_module.__dict__.get(name)
+
+    def restore() -> None:
+        if pl_module.__dict__.pop(name, None) is not None and own is not None:
+            pl_module.__dict__[name] = own
+
+    def extended(*args: Any) -> None:
+        restore()
+        extension(original, *args)
+
+    pl_module.__dict__[name] = extended
+    return restore
 
 
 def _total_steps(trainer: pl.Trainer) -> int:

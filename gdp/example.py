@@ -27,7 +27,7 @@ def find_network(module: nn.Module, name: str | None = None) -> tuple[str, nn.Mo
     if name is None:
         children = [(n, c) for n, c in module.named_children() if any(True for _ in c.parameters())]
         own = any(True for _ in module.parameters(recurse=False))
-        callable_alone = len(children) == 1 and type(_unwrapped(children[0][1])).forward is not nn.Module.forward
+        callable_alone = len(children) == 1 and type(unwrapped(children[0][1])).forward is not nn.Module.forward
         name = children[0][0] if callable_alone and not own else ""
     names = [name] + [f"{child}.{name}" for child, _ in module.named_children() if name]
     found = [n for n in names if _has(module, n)]
@@ -36,7 +36,7 @@ def find_network(module: nn.Module, name: str | None = None) -> tuple[str, nn.Mo
         raise GDPError(
             f"{type(module).__name__} has no submodule {name!r} for GDPCallback(module=...). It has: {some or 'none'}."
         )
-    return found[0], _unwrapped(module.get_submodule(found[0]))
+    return found[0], unwrapped(module.get_submodule(found[0]))
 
 
 def _has(module: nn.Module, name: str) -> bool:
@@ -47,7 +47,7 @@ def _has(module: nn.Module, name: str) -> bool:
     return True
 
 
-def _unwrapped(network: nn.Module) -> nn.Module:
+def unwrapped(network: nn.Module) -> nn.Module:
     """The network inside what torch.compile makes of it."""
     compiled = getattr(network, "_orig_mod", None)
     return compiled if isinstance(compiled, nn.Module) else network
@@ -64,7 +64,7 @@ def example_inputs(module: nn.Module, name: str, array: Any, batch: Any) -> Inpu
     """
     error: Exception | None = None
     path = name.split(".") if name else []
-    around = [module, *(_unwrapped(module.get_submodule(".".join(path[:n]))) for n in range(1, len(path) + 1))]
+    around = [module, *(unwrapped(module.get_submodule(".".join(path[:n]))) for n in range(1, len(path) + 1))]
     network = around[-1]
     for args, kwargs in _from_array(array) if array is not None else _from_batch(_one_sample(batch), module, network):
         for receiver in around:

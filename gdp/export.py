@@ -50,7 +50,7 @@ def inputs_for(model: nn.Module, inputs: Inputs) -> Inputs:
 
 def run(model: nn.Module, inputs: Inputs, training: bool = False) -> list[Tensor]:
     """Every output tensor of the network on an example input, which is not changed; in eval mode unless asked."""
-    with mode_of(model, training), torch.no_grad():
+    with mode_of(model, training), torch.no_grad(), uncompiled(model):
         return [t.clone() for t in tree_leaves(model(*copied(model, inputs))) if isinstance(t, Tensor)]
 
 
@@ -98,6 +98,26 @@ def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
                     module._buffers[name] = buffer  # forward may have put another one in its place
                     if not torch.equal(buffer, value):
                         buffer.copy_(value)
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """What torch.compile wrapped or compiled in place runs as it is written: same results, nothing compiled for it."""
+    wrapped: list[tuple[Any, Any]] = [
+        (m, m.forward) for m in model.modules() if isinstance(m, torch._dynamo.OptimizedModule)
+    ]
+    in_place = [(m, call) for m in model.modules() if (call := m._compiled_call_impl) is not None]
+    try:
+        for module, _ in wrapped:
+            module.forward = module._orig_mod.__call__
+        for module, _ in in_place:
+            module._compiled_call_impl = None
+        yield
+    finally:
+        for module, forward in wrapped:
+            module.forward = forward
+        for module, call in in_place:
+            module._compiled_call_impl = call
 
 
 @contextmanager

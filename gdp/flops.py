@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
-from gdp.export import as_inputs, copied, first_line, mode_of, source_line
+from gdp.export import as_inputs, copied, first_line, mode_of, source_line, uncompiled
 
 
 class _FlatOutput(nn.Module):
@@ -43,19 +43,6 @@ def _same_hooks(model: nn.Module) -> Iterator[None]:
             hooks.update(before)
 
 
-@contextmanager
-def _uncompiled(model: nn.Module) -> Iterator[None]:
-    """torch.jit.trace refuses what torch.compile wrapped; the module inside computes the same."""
-    wrapped = [(m, m.forward) for m in model.modules() if isinstance(m, torch._dynamo.OptimizedModule)]
-    try:
-        for module, _ in wrapped:
-            module.forward = module._orig_mod.__call__
-        yield
-    finally:
-        for module, forward in wrapped:
-            module.forward = forward
-
-
 def counted_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tensor]]:
     """FLOPs of one forward pass, counted by fvcore, and its outputs. The network is left as it was.
 
@@ -63,7 +50,7 @@ def counted_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tensor
         GDPError: fvcore can't trace the network.
     """
     # with gradients: without them nn.MultiheadAttention takes a fused path that fvcore does not count
-    with mode_of(model, training=False), torch.enable_grad(), _same_hooks(model), _uncompiled(model):
+    with mode_of(model, training=False), torch.enable_grad(), _same_hooks(model), uncompiled(model):
         flat = _FlatOutput(model).eval()
         analysis = FlopCountAnalysis(flat, copied(model, as_inputs(example_inputs)))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")

@@ -1,25 +1,20 @@
 """Gates: one vector per channel group, multiplied onto the input axis of every conv and linear that reads the group.
 
 `conv(g * x, W) == conv(x, W * g)`, so a gate in front of a conv (GDP, figure 2) costs O(weights) instead of
-O(activations). Beside the weight of a reading layer lies a buffer with its gate; once gates begin to move, the layer's
-class gets a property in place of the weight. The Parameter keeps its name, place and identity: optimizers, parameter
-groups, DDP and averaging see the network they have always seen.
+O(activations).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from gdp.errors import GDPError
 from gdp.graph import ChannelGraph
-
-SUFFIX = "_gdp_gate"  # the buffer beside a gated weight: `conv.weight` has `conv.weight_gdp_gate`
+from gdp.readers import SUFFIX, Reader, act, attach, detach, find_readers, refuse_gated
 
 
 def polar(x: Tensor, eps: float) -> Tensor:
@@ -33,39 +28,6 @@ def polar(x: Tensor, eps: float) -> Tensor:
     """
     square = x * x
     return torch.where(x >= 1, 1.0, (1 + eps) * square / (square + eps))
-
-
-@cache
-def _gated_class(cls: Any, tensor: str) -> Any:
-    def gated(self: nn.Module) -> Tensor | None:
-        weight, gate = self._parameters[tensor], self._buffers[tensor + SUFFIX]
-        return None if weight is None or gate is None else weight * gate.to(weight.dtype)
-
-    return type(f"Gated{cls.__name__}", (cls,), {tensor: property(gated), "__module__": __name__})
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A gated weight: `index[i]` is the channel (in the flat vector of all gates) that entry i along `dim` reads."""
-
-    module: nn.Module
-    tensor: str
-    dim: int
-    index: Tensor  # (size along dim,); the last place of the flat vector is the gate that is always open
-
-    @property
-    def weight(self) -> nn.Parameter:
-        """The trained parameter, without its gate."""
-        weight = self.module._parameters[self.tensor]
-        assert weight is not None
-        return weight
-
-    @property
-    def gate(self) -> Tensor:
-        """The buffer beside the weight, shaped to be multiplied with it."""
-        gate = self.module._buffers[self.tensor + SUFFIX]
-        assert gate is not None
-        return gate
 
 
 @dataclass(frozen=True)
@@ -90,6 +52,8 @@ class Gates:
         eps: sharpness of the polar gate, annealed from about 0.1 to 1e-4.
         readers: the gated weights.
         index: the index vectors of all readers, one after the other.
+        gone: channels that were cut out of the network already, shape (channels of all groups,); all are closed.
+        copies: copies of the network, or of its submodule of that name, which are gated and cut along.
     """
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, eps: float = 0.1) -> None:
@@ -101,8 +65,11 @@ class Gates:
         starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
         self.spans = {g.name: slice(starts[i], starts[i + 1]) for i, g in enumerate(graph.groups)}
         self.group_of = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.long))
-        self.readers = _readers(model, graph, self.spans, len(self.raw))
+        self.readers = find_readers(model, graph, self.spans, len(self.raw))
         self.index = torch.cat([torch.empty(0, dtype=torch.long), *(r.index for r in self.readers)])
+        self.gone = torch.zeros(len(self.raw), dtype=torch.bool)
+        self.copies: list[tuple[str, nn.Module]] = []
+        self._twins: list[tuple[int, nn.Module]] = []  # place of a reader, and its module in a copy
         self._acting = False
         for reader in self.readers:
             attach(reader)
@@ -129,8 +96,12 @@ class Gates:
     @property
     def closed(self) -> dict[str, list[int]]:
         """Indices of the closed channels of every group that has some."""
-        zeros = {name: torch.nonzero(self.raw[span] == 0).flatten().tolist() for name, span in self.spans.items()}
-        return {name: indices for name, indices in zeros.items() if indices}
+        return self.indices(self.raw == 0)
+
+    def indices(self, channels: Tensor) -> dict[str, list[int]]:
+        """Indices within each group of these channels (one bool per channel of all groups), where there are some."""
+        found = {name: torch.nonzero(channels[span]).flatten().tolist() for name, span in self.spans.items()}
+        return {name: indices for name, indices in found.items() if indices}
 
     def close(self, name: str, indices: Sequence[int] | Tensor) -> None:
         """Close channels of a group for good.
@@ -160,13 +131,73 @@ class Gates:
         """Write the gates' values beside the weights they act on, and let them act from now on."""
         if not self._acting:
             self._acting = True
-            for reader in self.readers:
+            for reader in self.everywhere:
                 act(reader)
         values = torch.cat([self.values, self.raw.new_ones(1)])[self.index]
         parts = values.split([len(r.index) for r in self.readers])
         for reader, part in zip(self.readers, parts, strict=True):
             gate = reader.gate
             gate.copy_(part.view(gate.shape))
+        for place, module in self._twins:
+            reader = self.readers[place]
+            replace(reader, module=module).gate.copy_(reader.gate)
+
+    @property
+    def everywhere(self) -> list[Reader]:
+        """The gated weights, and those of all copies."""
+        return self.readers + [replace(self.readers[place], module=module) for place, module in self._twins]
+
+    def follow(self, copy: nn.Module, part: str = "") -> None:
+        """Keep a copy of the network, or of its submodule `part`, gated as the network is; cut it along.
+
+        Meant for moving averages of the weights: they go on being averaged by whoever does it.
+
+        Raises:
+            GDPError: its tensors have other shapes.
+        """
+        if any(copy is known for _, known in self.copies):
+            return
+        original, modules = self.model.get_submodule(part), dict(copy.named_modules())
+        shapes = [{n: tuple(p.shape) for n, p in net.named_parameters()} for net in (original, copy)]
+        if shapes[0] != shapes[1]:
+            raise GDPError(
+                f"Expected a copy of {part or 'the network'}, but {type(copy).__name__} has other parameters. Make the "
+                "copy with copy.deepcopy, or torch.optim.swa_utils.AveragedModel."
+            )
+        name_of = {id(module): name for name, module in original.named_modules()}
+        self.copies.append((part, copy))
+        for place, reader in enumerate(self.readers):
+            if id(reader.module) in name_of:
+                twin = replace(reader, module=modules[name_of[id(reader.module)]])
+                self._twins.append((place, twin.module))
+                attach(twin)
+                if self._acting:
+                    act(twin)
+        if self._acting:
+            self.sync()
+
+    def drop(self, gone: Tensor) -> Callable[[], None]:
+        """Leave channels that are cut out of the weights out of the gates as well; return what undoes it.
+
+        Args:
+            gone: one bool per channel of all groups.
+        """
+        was_gone, was_readers, was_index = self.gone, self.readers, self.index
+        was_data = [(reader.gate, reader.gate.data) for reader in self.everywhere]
+        stays = torch.cat([~gone, torch.ones(1, dtype=torch.bool)])
+        for reader in self.everywhere:
+            kept = torch.nonzero(stays[reader.index]).flatten()
+            reader.gate.data = reader.gate.data.index_select(reader.dim, kept.to(reader.gate.device))
+        self.readers = [replace(reader, index=reader.index[stays[reader.index]]) for reader in self.readers]
+        self.index = self.index[stays.to(self.index.device)[self.index]]
+        self.gone = gone
+
+        def undo() -> None:
+            self.gone, self.readers, self.index = was_gone, was_readers, was_index
+            for gate, data in was_data:
+                gate.data = data
+
+        return undo
 
     @property
     def inserted(self) -> bool:
@@ -176,12 +207,12 @@ class Gates:
     def withdraw(self) -> None:
         """Take all gates away without a trace; the weights are not changed."""
         self._acting = False
-        for reader in self.readers:
+        for reader in self.everywhere:
             detach(reader)
 
     def put_back(self) -> None:
         """Undo `withdraw`."""
-        for reader in self.readers:
+        for reader in self.everywhere:
             attach(reader)
         self.sync()
 
@@ -207,57 +238,3 @@ def insert_gates(model: nn.Module, graph: ChannelGraph) -> Gates:
                 "trace the network again."
             )
     return Gates(model, graph)
-
-
-def refuse_gated(model: nn.Module) -> None:
-    """Refuse a network that has gates.
-
-    Raises:
-        GDPError: it has.
-    """
-    if any(name.endswith(SUFFIX) for name, _ in model.named_buffers()):
-        raise GDPError(
-            f"This {type(model).__name__} has gates already, probably from a run that was interrupted. Finish it with "
-            "gdp.remove(network, pruner.graph, pruner.gates), or take the gates away with pruner.gates.withdraw()."
-        )
-
-
-def _readers(model: nn.Module, graph: ChannelGraph, spans: dict[str, slice], always_open: int) -> list[Reader]:
-    index: dict[tuple[str, int], Tensor] = {}
-    for group in graph.groups:
-        channels = torch.arange(spans[group.name].start, spans[group.name].stop)
-        for axis in group.reads:
-            size = graph.shapes[axis.tensor][axis.dim]
-            entry = index.setdefault((axis.tensor, axis.dim), torch.full((size,), always_open))
-            entry[axis.index] = channels[:, None].expand_as(axis.index)
-    owners: dict[int, list[tuple[nn.Module, str]]] = {}
-    for module in model.modules():
-        for tensor, parameter in module._parameters.items():
-            owners.setdefault(id(parameter), []).append((module, tensor))
-    found = []
-    for (name, dim), entry in index.items():
-        for module, tensor in owners[id(model.get_parameter(name))]:
-            found.append(Reader(module, tensor, dim, entry))
-    return found
-
-
-def attach(reader: Reader) -> None:
-    """Put an open gate beside a weight."""
-    shape = [1] * reader.weight.dim()
-    shape[reader.dim] = -1
-    ones = torch.ones(len(reader.index), dtype=torch.float32, device=reader.weight.device).view(shape)
-    reader.module.register_buffer(reader.tensor + SUFFIX, ones)
-
-
-def act(reader: Reader) -> None:
-    """From now on the layer computes with its gated weight. Until then its `weight` is the plain Parameter."""
-    cls: Any = type(reader.module)
-    reader.module.__class__ = _gated_class(cls, reader.tensor)
-
-
-def detach(reader: Reader) -> None:
-    """Take the gate of one weight away; the weight itself is not changed."""
-    cls = type(reader.module)
-    if cls.__module__ == __name__:
-        reader.module.__class__ = cls.__mro__[1]
-    reader.module._buffers.pop(reader.tensor + SUFFIX, None)

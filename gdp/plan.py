@@ -71,6 +71,27 @@ class Plan:
                     keep.setdefault(name, {})[dim] = tuple(before[i] for i in kept)
         return Plan(first.shapes, keep, first.blocks + self.blocks)
 
+    def since(self, first: Plan) -> Plan:
+        """What is left of this plan, made for the dense network, where `first` has been cut already."""
+        keep: dict[str, dict[int, tuple[int, ...]]] = {}
+        for tensor, dims in self.keep.items():
+            for dim, kept in dims.items():
+                before = first.keep.get(tensor, {}).get(dim, range(self.shapes[tensor][dim]))
+                if len(kept) < len(before):
+                    place = {entry: i for i, entry in enumerate(before)}
+                    keep.setdefault(tensor, {})[dim] = tuple(place[entry] for entry in kept)
+        return Plan({name: first.shape(name) for name in {*self.keep, *first.keep}}, keep, self.blocks)
+
+    def part(self, prefix: str) -> Plan:
+        """The same plan for the child `prefix` of the network alone."""
+        if not prefix:
+            return self
+
+        def inside(tensors: dict[str, Any]) -> dict[str, Any]:
+            return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
+
+        return Plan(inside(self.shapes), inside(self.keep))
+
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Shape of a tensor once it is cut."""
         kept = self.keep.get(tensor, {})

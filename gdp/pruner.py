@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gdp.budget import allowance, check_reachable, check_target, select_channels
 from gdp.errors import GDPError
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph
 from gdp.polarize import anneal, gate_gradient, move, sensitivity, settle
+from gdp.shrink import cut_to, shrink
+from gdp.surgery import Undo
 from gdp.widths import Widths
 
 TOLERANCE = 0.01  # what remains lies in [target - TOLERANCE, target], if channels are small enough for that
@@ -53,7 +57,8 @@ class Schedule:
 class Pruner:
     """Closes gates along a schedule until the FLOPs target is met.
 
-    Call `watch()` after every backward pass, `step()` after every optimizer step, `finish()` after training.
+    Call `watch()` after every backward pass, `step()` after every optimizer step, `finish()` after training; `shrink()`
+    whenever the closed channels are to be cut, which makes the steps that follow cheaper.
 
     Args:
         model: the network; gates are inserted here.
@@ -172,6 +177,17 @@ class Pruner:
             self._select(self.target_flops)
             self._settle()
 
+    def shrink(self, optimizers: Iterable[Optimizer] = ()) -> Undo | None:
+        """Cut the channels that are closed by now; return what puts them back, or None if there are none.
+
+        Parameters keep their identity, and state of `optimizers` is cut along. DistributedDataParallel has to be built
+        anew around the network afterwards; `GDPCallback` does it.
+
+        Raises:
+            GDPError: an optimizer's state can't be cut, or the cut is not exact; nothing is changed then.
+        """
+        return shrink(self.gates, optimizers)
+
     def _select(self, fraction: float) -> None:
         """Choose what fits into this fraction of the FLOPs now, keeping open a way to meet the target exactly later."""
         raw, flops = self.gates.raw.cpu(), self.graph.flops
@@ -183,7 +199,7 @@ class Pruner:
         if budget > target:
             chosen = select_channels(worth, group_of, alive, flops, budget, self.widths, chosen.opened)
         self._keep = _as_on_rank_zero(chosen.keep.to(self.gates.raw.device))
-        self.multiplier = chosen.multiplier * flops.dense / max(float(worth.sum()), 1e-30)
+        self.multiplier = chosen.multiplier * flops.dense / max(float(worth[alive].sum()), 1e-30)
         self.opened = self.gates.opened
 
     def _settle(self) -> None:
@@ -205,10 +221,13 @@ class Pruner:
             "done": self.done,
             "multiplier": self.multiplier,
             "keep": self._keep,
+            "gone": self.gates.gone,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; `resume()` lets the gates act.
+
+        What was cut by then is cut now; load the network's and the optimizers' states after that.
 
         Raises:
             GDPError: it was taken with another network, other frozen parts or another target.
@@ -223,6 +242,9 @@ class Pruner:
                 f"The checkpoint was on its way to target_flops={state['target_flops']}, but this run asks for "
                 f"{self.target_flops}. Resume with the same target, or prune again after this run."
             )
+        gone = state["gone"].cpu()
+        if not torch.equal(gone, self.gates.gone):
+            cut_to(self.gates, gone)
         device = self.gates.raw.device
         self.gates.raw, self.gates.eps = state["raw"].to(device), state["eps"]
         self.worth, self.steps, self.done = state["worth"].to(device), state["steps"], state["done"]

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
+from contextlib import ExitStack
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gdp.compare import Difference, in_double
 from gdp.errors import GDPError
-from gdp.export import first_line, randomized, run, source_line
 from gdp.flops import count_flops, count_parameters
 from gdp.gates import Gates
 from gdp.graph import ChannelGraph
 from gdp.plan import Plan
 from gdp.report import Report
+from gdp.shrink import cut_everywhere, planned
 from gdp.store import recall, remember
-from gdp.surgery import Undo, cut
+from gdp.surgery import Undo
+from gdp.verify import verified
 
 
 def fold(gates: Gates) -> Undo:
     """Multiply the gates into the weights behind them and take them away; return what puts them back."""
     was: dict[int, tuple[nn.Parameter, Tensor]] = {}
     folded: set[tuple[int, int]] = set()
-    for reader in gates.readers:
+    for reader in gates.everywhere:
         weight = reader.weight
         if (id(weight), reader.dim) not in folded:  # tied weights are folded once
             folded.add((id(weight), reader.dim))
@@ -40,65 +44,12 @@ def fold(gates: Gates) -> Undo:
     return put_back
 
 
-def _probe(model: nn.Module, graph: ChannelGraph) -> list[Tensor]:
-    """Outputs on the example input, and on random numbers of its shapes."""
-    return run(model, graph.inputs) + run(model, randomized(graph.inputs))
-
-
-def _fold_and_cut(
-    model: nn.Module, graph: ChannelGraph, gates: Gates, plan: Plan, optimizers: Iterable[Optimizer]
-) -> tuple[Difference, list[Tensor], Undo]:
-    expected = _probe(model, graph)
-    unfold = fold(gates)
-    uncut: Undo = lambda: None  # noqa: E731
-
-    def undo() -> None:
-        uncut()
-        unfold()
-
-    try:
-        uncut = cut(model, plan, optimizers)
-        return Difference.between(expected, _probe(model, graph)), expected, undo
-    except Exception as error:
-        undo()
-        line = source_line(error)
-        raise GDPError(
-            f"{type(model).__name__}.forward can't follow the cut ({type(error).__name__}: {first_line(error)}"
-            f"{f' at {line}' if line else ''}); a size is probably written into it. Nothing was changed. Leave the "
-            "layers around it alone: ignore=[...]."
-        ) from error
-
-
-def apply(
-    model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iterable[Optimizer] = ()
-) -> tuple[Difference, Plan, Undo]:
-    """Fold and cut, and say how far the network's outputs moved; the last result puts everything back.
-
-    Where the network's own type can't tell a wrong cut from rounding, float64 decides.
-
-    Raises:
-        GDPError: the cut network does not run, or computes something else; it is put back before.
-    """
-    plan = Plan.of(graph, gates.closed)
-    difference, expected, undo = _fold_and_cut(model, graph, gates, plan, optimizers)
-    if not difference.exact(expected):
-        undo()
-        try:
-            with in_double(model):
-                precise, outputs, undo_double = _fold_and_cut(model, graph, gates, plan, ())
-                undo_double()
-            exact = precise.exact(outputs)
-        except GDPError:  # forward insists on its own type
-            precise, exact = difference, difference.tolerable(expected)
-        if not exact:
-            raise GDPError(
-                f"The cut {type(model).__name__} differs from the gated one by {precise.absolute:.2e} (relative "
-                f"{precise.relative:.2e}), which is more than rounding. Nothing was changed. Leave the layers that "
-                "differ alone with ignore=[...], and please report the network."
-            )
-        difference = precise
-        _, _, undo = _fold_and_cut(model, graph, gates, plan, optimizers)
-    return difference, plan, undo
+def _fold_and_cut(gates: Gates, optimizers: Iterable[Optimizer]) -> Undo:
+    plan = planned(gates, gates.raw.cpu() == 0)
+    with ExitStack() as undo:
+        undo.callback(fold(gates))
+        undo.callback(cut_everywhere(gates, plan, optimizers))
+        return undo.pop_all().close
 
 
 def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iterable[Optimizer] = ()) -> Report:
@@ -128,10 +79,13 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
         raise GDPError(
             f"The gates are no longer in this {type(model).__name__}: it was cut already, or they were withdrawn."
         )
-    flops_before, params_before = count_flops(model, graph.inputs), count_parameters(model)
-    opened = gates.opened
-    predicted = graph.counted(flops_before).flops.count(opened)
-    difference, plan, undo = apply(model, graph, gates, optimizers)
+    plan, opened = Plan.of(graph, gates.closed), gates.opened
+    present = graph.flops.sizes - torch.bincount(gates.group_of[gates.gone], minlength=len(graph.groups))
+    beyond = count_flops(model, graph.inputs) - graph.flops.count(present)  # counted in operators unknown to gdp
+    graph = graph.counted(graph.flops.dense + beyond)
+    predicted = graph.flops.count(opened)
+    params_before = sum(math.prod(graph.shapes.get(name, p.shape)) for name, p in model.named_parameters())
+    difference, undo = verified(model, graph.inputs, partial(_fold_and_cut, gates), optimizers)
     try:
         flops_after = count_flops(model, graph.inputs)
     except GDPError:
@@ -145,7 +99,7 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
         )
     earlier = recall(model)
     report = Report(
-        flops_before=flops_before,
+        flops_before=graph.flops.dense,
         flops_after=flops_after,
         flops_predicted=predicted,
         params_before=params_before,

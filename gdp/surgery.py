@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from gdp.blocks import silence
 from gdp.errors import GDPError
@@ -35,11 +37,13 @@ def cut(model: nn.Module, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> U
     Optimizer state of the shape of its parameter (momentum, Adam's moments) is cut by the same indices.
 
     Raises:
-        GDPError: the network is not the one the plan was made for; nothing has been changed then.
+        GDPError: the network is not the one the plan was made for, or an optimizer keeps state of another shape;
+            nothing has been changed then.
     """
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     check_shapes(plan, model)
     optimizers = tuple(optimizers)
+    check_optimizers({name: tensors[name] for name in plan.keep}, optimizers)
     kept_of = {id(tensors[name]): keep for name, keep in plan.keep.items()}
     fields = [(m, *_sizes(m, kept_of)) for m in model.modules()]
     undo: list[Undo] = []
@@ -56,7 +60,7 @@ def cut(model: nn.Module, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> U
             tensor = tensors[name]
             for state in (o.state[tensor] for o in optimizers if tensor in o.state):
                 for key, value in state.items():
-                    if isinstance(value, Tensor) and value.dim() and value.shape == tensor.shape:
+                    if isinstance(value, Tensor) and value.numel() > 1:
                         undo.append(partial(state.__setitem__, key, value))
                         state[key] = select(value, keep)
             grad = tensor.grad if tensor.is_leaf else None
@@ -85,6 +89,30 @@ def _assign(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
         tensor.data = torch.empty(0, dtype=torch.float32 if data.dtype == torch.float64 else torch.float64)
     tensor.data = data
     tensor.grad = grad
+
+
+def check_optimizers(tensors: Mapping[str, Tensor], optimizers: Iterable[Optimizer]) -> None:
+    """Refuse optimizers whose state can't be cut by the indices of the parameter.
+
+    Args:
+        tensors: the parameters that are to be cut, by name.
+        optimizers: whose state is looked at.
+
+    Raises:
+        GDPError: there is state that is no number and has another shape than its parameter.
+    """
+    for optimizer in optimizers:
+        for name, tensor in tensors.items():
+            for key, value in optimizer.state.get(tensor, {}).items():
+                sizes = [tuple(t.shape) for t in tree_leaves(value) if isinstance(t, Tensor)]
+                fits = isinstance(value, Tensor) and value.shape == tensor.shape
+                if any(math.prod(size) > 1 for size in sizes) and not fits:
+                    raise GDPError(
+                        f"{type(optimizer).__name__} keeps {key!r} of shape {', '.join(map(str, sizes))} for {name} of "
+                        f"shape {tuple(tensor.shape)}; gdp can cut state of the parameter's own shape only (momentum, "
+                        "Adam's moments). Cut when training is over, GDPCallback(shrink='end'), or make a new "
+                        "optimizer for the small network."
+                    )
 
 
 def check_shapes(plan: Plan, model: nn.Module) -> None:

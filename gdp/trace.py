@@ -19,11 +19,11 @@ from gdp import movement, pointwise
 from gdp.blocks import find_blocks
 from gdp.errors import GDPError
 from gdp.export import as_inputs, differs_in_training, exported, inputs_for, is_users, train_inputs
-from gdp.gates import refuse_gated
 from gdp.graph import ChannelGraph
 from gdp.grouping import group_channels
 from gdp.labels import Labels
 from gdp.operators import rule_for
+from gdp.readers import refuse_gated
 from gdp.walk import Call, Walk, Weight
 
 

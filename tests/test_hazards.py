@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from lit import Lit, loader, trainer
 from nets import Chain, Residual, conv, randomize
-from pytorch_lightning.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from pytorch_lightning.callbacks import StochasticWeightAveraging
 from torch import nn
 
 import gdp
+from gdp.compare import Difference
 from gdp.preflight import preflight
-from gdp.removal import Difference
 
 X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -401,13 +401,6 @@ def test_two_callbacks_prune_two_parts():
     callbacks = [gdp.GDPCallback(0.5, module="net"), gdp.GDPCallback(0.7, module="other")]
     trainer(*callbacks, epochs=2).fit(lit, loader())
     assert callbacks[0].report.remaining <= 0.5 < callbacks[1].report.remaining <= 0.7
-
-
-def test_weight_averaging_is_refused_in_both_orders():
-    for turn in (1, -1):
-        callbacks = [gdp.GDPCallback(target_flops=0.5), EMAWeightAveraging()][::turn]
-        with pytest.raises(gdp.GDPError, match="EMAWeightAveraging averages gates along with weights"):
-            trainer(*callbacks).fit(Lit(), loader())
 
 
 @pytest.mark.parametrize("turn", [1, -1])

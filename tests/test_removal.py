@@ -7,7 +7,7 @@ from nets import Chain, Literal, Residual, Transposed, randomize
 from torch import nn
 
 import gdp
-from gdp.removal import Difference
+from gdp.compare import Difference
 
 X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 

@@ -1,0 +1,113 @@
+"""Readers: the weights that read channel groups, and the gates beside them.
+
+Beside the weight of a reading layer lies a buffer with its gate; once gates begin to move, the layer's class gets a
+property in place of the weight. The Parameter keeps its name, place and identity: optimizers, parameter groups, DDP and
+averaging see the network they have always seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gdp.errors import GDPError
+from gdp.graph import ChannelGraph
+
+SUFFIX = "_gdp_gate"  # the buffer beside a gated weight: `conv.weight` has `conv.weight_gdp_gate`
+
+
+@cache
+def _gated_class(cls: Any, tensor: str) -> Any:
+    def gated(self: nn.Module) -> Tensor | None:
+        weight, gate = self._parameters[tensor], self._buffers[tensor + SUFFIX]
+        return None if weight is None or gate is None else weight * gate.to(weight.dtype)
+
+    return type(f"Gated{cls.__name__}", (cls,), {tensor: property(gated), "__module__": __name__})
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A gated weight: `index[i]` is the channel (in the flat vector of all gates) that entry i along `dim` reads."""
+
+    module: nn.Module
+    tensor: str
+    dim: int
+    index: Tensor  # (size along dim,); the last place of the flat vector is the gate that is always open
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The trained parameter, without its gate."""
+        weight = self.module._parameters[self.tensor]
+        assert weight is not None
+        return weight
+
+    @property
+    def gate(self) -> Tensor:
+        """The buffer beside the weight, shaped to be multiplied with it."""
+        gate = self.module._buffers[self.tensor + SUFFIX]
+        assert gate is not None
+        return gate
+
+
+def find_readers(model: nn.Module, graph: ChannelGraph, spans: dict[str, slice], always_open: int) -> list[Reader]:
+    """All gated weights of a network; `spans` are the places of every group in the flat vector of all gates."""
+    index: dict[tuple[str, int], Tensor] = {}
+    for group in graph.groups:
+        channels = torch.arange(spans[group.name].start, spans[group.name].stop)
+        for axis in group.reads:
+            size = graph.shapes[axis.tensor][axis.dim]
+            entry = index.setdefault((axis.tensor, axis.dim), torch.full((size,), always_open))
+            entry[axis.index] = channels[:, None].expand_as(axis.index)
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for tensor, parameter in module._parameters.items():
+            owners.setdefault(id(parameter), []).append((module, tensor))
+    found = []
+    for (name, dim), entry in index.items():
+        for module, tensor in owners[id(model.get_parameter(name))]:
+            found.append(Reader(module, tensor, dim, entry))
+    return found
+
+
+def attach(reader: Reader) -> None:
+    """Put an open gate beside a weight."""
+    shape = [1] * reader.weight.dim()
+    shape[reader.dim] = -1
+    ones = torch.ones(len(reader.index), dtype=torch.float32, device=reader.weight.device).view(shape)
+    reader.module.register_buffer(reader.tensor + SUFFIX, ones)
+
+
+def act(reader: Reader) -> None:
+    """From now on the layer computes with its gated weight. Until then its `weight` is the plain Parameter."""
+    cls: Any = type(reader.module)
+    if not _is_gated(cls):  # a deep copy of a gated layer is
+        reader.module.__class__ = _gated_class(cls, reader.tensor)
+
+
+def detach(reader: Reader) -> None:
+    """Take the gate of one weight away; the weight itself is not changed."""
+    cls = type(reader.module)
+    if _is_gated(cls):
+        reader.module.__class__ = cls.__mro__[1]
+    reader.module._buffers.pop(reader.tensor + SUFFIX, None)
+
+
+def _is_gated(cls: type) -> bool:
+    return cls.__module__ == __name__
+
+
+def refuse_gated(model: nn.Module) -> None:
+    """Refuse a network that has gates.
+
+    Raises:
+        GDPError: it has.
+    """
+    if any(name.endswith(SUFFIX) for name, _ in model.named_buffers()):
+        raise GDPError(
+            f"This {type(model).__name__} has gates already, probably from a run that was interrupted. Finish it with "
+            "gdp.remove(network, pruner.graph, pruner.gates), or take the gates away with pruner.gates.withdraw()."
+        )

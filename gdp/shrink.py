@@ -1,0 +1,86 @@
+"""Cutting on the way: channels whose gates are closed for good leave the network while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gdp.errors import GDPError
+from gdp.gates import Gates
+from gdp.plan import Plan
+from gdp.surgery import Undo, check_optimizers, cut
+from gdp.verify import verified
+
+
+def shrink(gates: Gates, optimizers: Iterable[Optimizer] = ()) -> Undo | None:
+    """Cut what is closed by now, in place; the gates of all other channels stay. Return what puts it back.
+
+    None if nothing is closed that was not cut before. A closed channel adds nothing to outputs and gradients, so
+    training goes on as it would have, up to rounding. Parameters keep their identity; state of `optimizers` is cut
+    along. Where all channels of a group are closed, because its block goes, one stays until the block is removed.
+
+    Raises:
+        GDPError: the cut network differs by more than rounding or does not run, or an optimizer's state can't be cut.
+            Everything is then as it was.
+    """
+    gone = _removable(gates)
+    if torch.equal(gone, gates.gone):
+        return None
+    return verified(gates.model, gates.graph.inputs, partial(cut_to, gates, gone), optimizers)[1]
+
+
+def cut_to(gates: Gates, gone: Tensor, optimizers: Iterable[Optimizer] = ()) -> Undo:
+    """Cut these channels (one bool per channel of all groups) out of weights, gates and copies; return the undoing."""
+    with ExitStack() as undo:
+        undo.callback(cut_everywhere(gates, planned(gates, gone), optimizers))
+        undo.callback(gates.drop(gone))
+        return undo.pop_all().close
+
+
+def cut_everywhere(gates: Gates, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> Undo:
+    """Cut the network and its copies by a plan; return what undoes it."""
+    with ExitStack() as undo:
+        undo.callback(cut(gates.model, plan, optimizers))
+        for part, copy in gates.copies:
+            undo.callback(cut(copy, plan.part(part)))
+        return undo.pop_all().close
+
+
+def planned(gates: Gates, gone: Tensor) -> Plan:
+    """The plan for cutting these channels, where some are cut already."""
+    return Plan.of(gates.graph, gates.indices(gone)).since(Plan.of(gates.graph, gates.indices(gates.gone)))
+
+
+def refuse_optimizers(gates: Gates, optimizers: Iterable[Optimizer]) -> None:
+    """Say early that the state of an optimizer can't be cut.
+
+    Raises:
+        GDPError: it can't.
+    """
+    names = {axis.tensor for group in gates.graph.groups for axis in group.tensors}
+    check_optimizers({name: p for name, p in gates.model.named_parameters() if name in names}, optimizers)
+
+
+def cuttable(gates: Gates, optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+    """The optimizers whose state can be cut."""
+    found = []
+    for optimizer in optimizers:
+        with suppress(GDPError):
+            refuse_optimizers(gates, [optimizer])
+            found.append(optimizer)
+    return found
+
+
+def _removable(gates: Gates) -> Tensor:
+    """The closed channels; without one that has not been cut yet where a group has no open channel."""
+    closed = (gates.raw == 0).cpu()
+    for span in gates.spans.values():
+        if bool(closed[span].all()):
+            last = torch.nonzero(~gates.gone[span]).flatten()[0]
+            closed[span.start + int(last)] = False
+    return closed

@@ -1,0 +1,70 @@
+"""A change of a network, verified: it computes what it did before, or it is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gdp.compare import Difference, in_double
+from gdp.errors import GDPError
+from gdp.export import Inputs, first_line, randomized, run, source_line
+from gdp.surgery import Undo
+
+Change = Callable[[Iterable[Optimizer]], Undo]  # changes the network and the optimizers' state
+
+
+def verified(
+    model: nn.Module, inputs: Inputs, change: Change, optimizers: Iterable[Optimizer] = ()
+) -> tuple[Difference, Undo]:
+    """Make a change, and say how far the network's outputs moved; the last result puts everything back.
+
+    Where the network's own type can't tell a wrong cut from rounding, float64 decides.
+
+    Args:
+        inputs: an example input; the outputs are compared on it, and on random numbers of its shapes.
+
+    Raises:
+        GDPError: the changed network does not run, or computes something else; it is put back before.
+    """
+    optimizers = tuple(optimizers)
+    difference, expected, undo = _changed(model, inputs, change, optimizers)
+    if difference.exact(expected):
+        return difference, undo
+    undo()
+    try:
+        with in_double(model):
+            precise, outputs, undo_double = _changed(model, inputs, change, ())
+            undo_double()
+        exact = precise.exact(outputs)
+    except GDPError:  # forward insists on its own type
+        precise, exact = difference, difference.tolerable(expected)
+    if not exact:
+        raise GDPError(
+            f"The cut {type(model).__name__} differs from the gated one by {precise.absolute:.2e} (relative "
+            f"{precise.relative:.2e}), which is more than rounding. Nothing was changed. Leave the layers that "
+            "differ alone with ignore=[...], and please report the network."
+        )
+    return precise, change(optimizers)
+
+
+def _probe(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    return run(model, inputs) + run(model, randomized(inputs))
+
+
+def _changed(
+    model: nn.Module, inputs: Inputs, change: Change, optimizers: Any
+) -> tuple[Difference, list[Tensor], Undo]:
+    expected, undo = _probe(model, inputs), change(optimizers)
+    try:
+        return Difference.between(expected, _probe(model, inputs)), expected, undo
+    except Exception as error:
+        undo()
+        line = source_line(error)
+        raise GDPError(
+            f"{type(model).__name__}.forward can't follow the cut ({type(error).__name__}: {first_line(error)}"
+            f"{f' at {line}' if line else ''}); a size is probably written into it. Nothing was changed. Leave the "
+            "layers around it alone: ignore=[...]."
+        ) from error
