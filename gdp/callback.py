@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,22 +9,20 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
 from pytorch_lightning.utilities.seed import isolate_rng
-from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from gdp.budget import check_target
-from gdp.copies import averages, refuse_unknown
 from gdp.errors import GDPError
 from gdp.example import example_inputs, find_network
+from gdp.follow import cut_on_the_way, follow_averages, refuse_cuts
 from gdp.gates import Gates
-from gdp.parallel import compile_anew, refuse_strategy, wrap_anew
+from gdp.hooks import extend_once, refuse_gated_state, refuse_setup, total_steps
 from gdp.preflight import preflight, trained_readers_only
 from gdp.pruner import Pruner, Schedule
-from gdp.readers import SUFFIX
 from gdp.removal import remove
 from gdp.report import Report
-from gdp.shrink import cuttable, refuse_optimizers
+from gdp.shrink import cuttable
 from gdp.store import recall
 from gdp.trace import check_ignore, trace
 from gdp.widths import Widths, check_widths
@@ -100,9 +97,9 @@ class GDPCallback(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             if self.report is not None:
-                self._guard = pl_module.register_load_state_dict_pre_hook(_refuse_gated)
+                self._guard = pl_module.register_load_state_dict_pre_hook(refuse_gated_state)
             return
-        _refuse_setup(trainer)
+        refuse_setup(trainer)
         self._give_up()  # what an interrupted fit left
         self._waits = False
 
@@ -116,7 +113,7 @@ class GDPCallback(pl.Callback):
             self.load_state_dict(checkpoint.get("callbacks", {}).get(self.state_key, {}))
             original(checkpoint)
 
-        self._restore = [_extend_once(pl_module, hook) for hook in (configure_model, on_load_checkpoint)]
+        self._restore = [extend_once(pl_module, hook) for hook in (configure_model, on_load_checkpoint)]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore_hooks()
@@ -126,9 +123,9 @@ class GDPCallback(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None:
-            self.pruner.total_steps = _total_steps(trainer)
+            self.pruner.total_steps = total_steps(trainer)
             self._last_global_step = trainer.global_step
-            self._refuse_shrink(trainer, pl_module, self.pruner.gates)
+            self._refuse_cuts(trainer, pl_module, self.pruner.gates)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -148,9 +145,9 @@ class GDPCallback(pl.Callback):
             self.pruner.step()
             pl_module.log_dict(self._progress(), prog_bar=True)
             if self.pruner.steps == 1:  # now the optimizers have state
-                self._refuse_shrink(trainer, pl_module, self.pruner.gates)
+                self._refuse_cuts(trainer, pl_module, self.pruner.gates)
         if self._is_due(trainer, stepped):
-            self._shrink(trainer, pl_module, self.pruner)
+            self._cut(trainer, pl_module, self.pruner)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None and self.pruner.steps > 0:
@@ -211,9 +208,7 @@ class GDPCallback(pl.Callback):
 
     def _follow_averages(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None:
-            name, network = find_network(pl_module, self.module)
-            for part, copy in averages(pl_module, name, network, trainer.callbacks):  # type: ignore[attr-defined]
-                self.pruner.gates.follow(copy, part)
+            follow_averages(trainer, pl_module, find_network(pl_module, self.module)[0], self.pruner.gates)
 
     def _is_due(self, trainer: pl.Trainer, stepped: bool) -> bool:
         """Whether closed channels are cut now; at the end of the window they are, however long the epoch is."""
@@ -223,36 +218,22 @@ class GDPCallback(pl.Callback):
         regular = trainer.is_last_batch if self.shrink == "epoch" else stepped and steps % int(self.shrink) == 0
         return regular or (stepped and steps == self.pruner.window[2])
 
-    def _refuse_shrink(self, trainer: pl.Trainer, pl_module: pl.LightningModule, gates: Gates) -> None:
+    def _refuse_cuts(self, trainer: pl.Trainer, pl_module: pl.LightningModule, gates: Gates) -> None:
         if self.shrink == "end":
             return
         try:
-            refuse_strategy(trainer.strategy)
-            refuse_unknown(pl_module, gates.model, gates.copies, trainer.callbacks, trainer.optimizers)  # type: ignore[attr-defined]
-            refuse_optimizers(gates, trainer.optimizers)
+            refuse_cuts(trainer, pl_module, gates)
         except GDPError:
             if not gates.closed:
                 self._give_up()
             raise
 
-    def _shrink(self, trainer: pl.Trainer, pl_module: pl.LightningModule, pruner: Pruner) -> None:
+    def _cut(self, trainer: pl.Trainer, pl_module: pl.LightningModule, pruner: Pruner) -> None:
         self._follow_averages(trainer, pl_module)
-        failure, undo = None, None
-        try:
-            undo = pruner.shrink(trainer.optimizers)
-        except GDPError as error:
-            failure = error
-        if not trainer.strategy.reduce_boolean_decision(failure is None):
+        failure = cut_on_the_way(trainer, pl_module, pruner)
+        if failure is not None:
             self._waits = True
-            if undo is not None:
-                undo()
-            rank_zero_warn(
-                "gdp: a cut on the way failed, so channels are cut when training is over. "
-                f"{failure or 'The error was raised in another process.'}"
-            )
-        if undo is not None or failure is not None:
-            wrap_anew(trainer.strategy, pl_module)
-            compile_anew(pl_module)
+            rank_zero_warn(f"gdp: a cut on the way failed, so channels are cut when training is over. {failure}")
 
     def _progress(self) -> dict[str, float]:
         pruner = self.pruner
@@ -294,51 +275,6 @@ class GDPCallback(pl.Callback):
         optimizers = cuttable(pruner.gates, trainer.optimizers)
         self.report = remove(pruner.gates.model, pruner.graph, pruner.gates, optimizers)
         self.pruner = None
-
-
-def _refuse_gated(module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
-    if any(name.endswith(SUFFIX) for name in state_dict):
-        raise GDPError(
-            "This checkpoint was written before the channels were cut and does not fit the small network; nothing was "
-            "loaded. Use the network as it is: trainer.test(model, ...). Without a model, Trainer.test takes the best "
-            "checkpoint. What gdp.save_pruned wrote is loaded by gdp.load_pruned."
-        )
-
-
-def _refuse_setup(trainer: pl.Trainer) -> None:
-    """Say what does not work with gdp before anything has begun."""
-    if getattr(trainer.strategy, "_start_method", "popen") != "popen":
-        raise GDPError(
-            "gdp needs the network that is trained to be the one you hold, but this strategy trains a copy in "
-            "other processes. Use strategy='ddp' from a script instead of ddp_spawn or ddp_notebook."
-        )
-
-
-def _extend_once(pl_module: pl.LightningModule, extension: Callable[..., None]) -> Callable[[], None]:
-    """Let a call of the hook of that name go to `extension(original, *args)`, once; return what restores the hook."""
-    name = extension.__name__
-    original, own = getattr(pl_module, name), pl_module.__dict__.get(name)
-
-    def restore() -> None:
-        if pl_module.__dict__.pop(name, None) is not None and own is not None:
-            pl_module.__dict__[name] = own
-
-    def extended(*args: Any) -> None:
-        restore()
-        extension(original, *args)
-
-    pl_module.__dict__[name] = extended
-    return restore
-
-
-def _total_steps(trainer: pl.Trainer) -> int:
-    steps = trainer.estimated_stepping_batches
-    if math.isinf(steps) or steps < 1:
-        raise GDPError(
-            "gdp closes channels along the run, so it has to know how long the run is, and this Trainer has no end. "
-            "Set max_steps, or max_epochs with limit_train_batches."
-        )
-    return int(steps)
 
 
 def _first_batch(trainer: pl.Trainer) -> Any:

@@ -1,4 +1,7 @@
-"""What wraps a network while it trains, and has to follow when its tensors change: DDP and torch.compile."""
+"""What takes part in a run and has to follow when the network is cut: averages, optimizers, DDP and torch.compile.
+
+A `trainer` is Lightning's, known by its attributes only.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,47 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gdp.copies import averages, refuse_unknown
 from gdp.errors import GDPError
+from gdp.gates import Gates
+from gdp.pruner import Pruner
+from gdp.shrink import refuse_optimizers
 
 
-def refuse_strategy(strategy: Any) -> None:
+def follow_averages(trainer: Any, module: nn.Module, name: str, gates: Gates) -> None:
+    """Gate the averages of the network, `name` in the training module; from now on they are cut along."""
+    for part, copy in averages(module, name, gates.model, trainer.callbacks):
+        gates.follow(copy, part)
+
+
+def refuse_cuts(trainer: Any, module: nn.Module, gates: Gates) -> None:
+    """Say early that the network can't be cut while it trains.
+
+    Raises:
+        GDPError: the strategy, another copy of the network or an optimizer stands in the way.
+    """
+    _refuse_strategy(trainer.strategy)
+    refuse_unknown(module, gates.model, gates.copies, trainer.callbacks, trainer.optimizers)
+    refuse_optimizers(gates, trainer.optimizers)
+
+
+def cut_on_the_way(trainer: Any, module: nn.Module, pruner: Pruner) -> str | None:
+    """Cut closed channels in all processes, or in none; return the reason if that failed."""
+    undo, failure = None, ""
+    try:
+        undo = pruner.shrink(trainer.optimizers)
+    except GDPError as error:
+        failure = str(error)
+    agreed = trainer.strategy.reduce_boolean_decision(not failure)
+    if undo is not None and not agreed:
+        undo()
+    if undo is not None or failure:
+        _wrap_anew(trainer.strategy, module)
+        _compile_anew(module)
+    return None if agreed else failure or "The error was raised in another process."
+
+
+def _refuse_strategy(strategy: Any) -> None:
     """Refuse strategies that keep the network's tensors in a form of their own.
 
     Raises:
@@ -26,7 +66,7 @@ def refuse_strategy(strategy: Any) -> None:
         )
 
 
-def wrap_anew(strategy: Any, module: nn.Module) -> None:
+def _wrap_anew(strategy: Any, module: nn.Module) -> None:
     """Build DDP anew: its buckets have the sizes of the tensors that it was built with. Nothing is broadcast."""
     if not isinstance(strategy.model, DistributedDataParallel):
         return
@@ -40,7 +80,7 @@ def wrap_anew(strategy: Any, module: nn.Module) -> None:
         strategy._ddp_kwargs = settings
 
 
-def compile_anew(module: nn.Module) -> None:
+def _compile_anew(module: nn.Module) -> None:
     """Forget what was compiled for the old sizes: every graph is compiled once for the new ones.
 
     torch.compile would notice by itself, but it gives up on a function after a few sizes and runs it uncompiled.
