@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -131,13 +134,28 @@ class FlopModel:
 
     def marginal(self, opened: Tensor) -> Tensor:
         """FLOPs one channel of every group carries at these counts, shape (groups,), float64."""
-        n = self.lengths(opened)
-        by_axis = torch.zeros(len(n), dtype=torch.float64)
-        by_axis.index_add_(0, self.row, (self.coef * n[self.col]).double())
-        by_axis.index_add_(0, self.col, (self.coef * n[self.row]).double())
-        return torch.zeros(len(self.sizes), dtype=torch.float64).index_add_(
-            0, self.group, self.mult * by_axis[self.axis]
-        )
+        coef, row, col, offset, axis, group, mult = self._arrays
+        n = offset + np.bincount(axis, mult * opened.numpy()[group], len(offset))
+        by_axis = np.bincount(row, coef * n[col], len(n)) + np.bincount(col, coef * n[row], len(n))
+        return torch.from_numpy(np.bincount(group, mult * by_axis[axis], len(self.sizes)))
+
+    @cached_property
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        tensors = (self.coef, self.row, self.col, self.offset, self.axis, self.group, self.mult)
+        return tuple(tensor.numpy() for tensor in tensors)
+
+    @cached_property
+    def curvature(self) -> Tensor:
+        """Half of the second derivative by every open count: `F(n + k) = F(n) + k * marginal + k^2 * curvature`."""
+        links: dict[int, Counter[int]] = {}
+        for axis, group, mult in zip(self.axis.tolist(), self.group.tolist(), self.mult.tolist(), strict=True):
+            links.setdefault(axis, Counter())[group] += mult
+        found: Counter[int] = Counter()
+        for coef, row, col in zip(self.coef.tolist(), self.row.tolist(), self.col.tolist(), strict=True):
+            rows, cols = links.get(row, Counter()), links.get(col, Counter())
+            for group in rows.keys() & cols.keys():
+                found[group] += coef * rows[group] * cols[group]
+        return torch.tensor([float(found[g]) for g in range(len(self.sizes))], dtype=torch.float64)
 
     @property
     def dense(self) -> int:

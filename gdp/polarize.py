@@ -13,9 +13,10 @@ def gate_gradient(weight: Tensor, grad: Tensor, dim: int) -> Tensor:
 
     With `V = W * g` the chain rule gives `sum(W_c * dL/dW_c) = g_c * dL/dg_c`: the gate's gradient is in the weight's.
     """
-    other = [d for d in range(weight.dim()) if d != dim]
-    product = weight * grad
-    return product.sum(other) if other else product
+    found = weight * grad
+    if dim > 0:  # whole rows first: several times as fast as all at once
+        found = found.sum(tuple(range(dim)))
+    return found.sum(tuple(range(1, found.dim()))) if found.dim() > 1 else found
 
 
 def sensitivity(past: Tensor, gradient: Tensor, memory: float) -> Tensor:

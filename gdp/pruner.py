@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gdp.budget import allowance, check_reachable, check_target, select_channels
+from gdp.budget import Ranking, allowance, check_reachable, check_target, select_channels
 from gdp.errors import GDPError
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph
@@ -194,10 +194,11 @@ class Pruner:
         worth, alive, group_of = self.worth.cpu(), raw > 0, self.gates.group_of
         target = int(self.target_flops * flops.dense)
         slack = target - math.ceil((self.target_flops - TOLERANCE) * flops.dense)
-        chosen = select_channels(worth, group_of, alive, flops, target, self.widths, slack=slack)
+        ranking = Ranking.of(worth, group_of, alive, flops)
+        chosen = select_channels(ranking, flops, target, self.widths, slack=slack)
         budget = int(fraction * flops.dense)
         if budget > target:
-            chosen = select_channels(worth, group_of, alive, flops, budget, self.widths, chosen.opened)
+            chosen = select_channels(ranking, flops, budget, self.widths, chosen.opened)
         self._keep = _as_on_rank_zero(chosen.keep.to(self.gates.raw.device))
         self.multiplier = chosen.multiplier * flops.dense / max(float(worth[alive].sum()), 1e-30)
         self.opened = self.gates.opened

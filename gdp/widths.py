@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement, islice
 from math import ceil, gcd
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,12 +49,13 @@ class Widths:
         return cls(size, torch.minimum(-(-least // step) * step, size), step, blocks)
 
     def legal(self, counts: Tensor) -> Tensor:
-        """The largest legal counts that are no larger than `counts`, shape (groups,); at least the smallest ones."""
+        """The largest legal counts no larger than `counts`, shape (..., groups); at least the smallest ones."""
         down = torch.where(counts >= self.size, self.size, counts // self.step * self.step)
-        gone = torch.zeros_like(self.size, dtype=torch.bool)
+        legal = torch.maximum(down, self.least)
         for block in self.blocks:
-            gone[block] = bool((down[block] < self.least[block]).any())
-        return torch.where(gone, 0, torch.maximum(down, self.least))
+            gone = (down[..., block] < self.least[block]).any(-1, keepdim=True)
+            legal[..., block] = torch.where(gone, 0, legal[..., block])
+        return legal
 
     @property
     def smallest(self) -> Tensor:
@@ -69,6 +71,12 @@ class Widths:
                 return more
         more[group] = min(int((opened[group] // self.step[group] + 1) * self.step[group]), int(self.size[group]))
         return more
+
+    def costs(self, opened: Tensor, flops: FlopModel) -> np.ndarray:
+        """FLOPs that `wider` adds in every group, shape (groups,); at most that many where a whole block comes back."""
+        step = torch.minimum((opened // self.step + 1) * self.step, self.size) - opened
+        step = torch.where(opened > 0, step, torch.minimum(self.step, self.size))
+        return (step * (flops.marginal(opened) + torch.where(opened > 0, step * flops.curvature, 0))).numpy()
 
     def levels(self, floor: Tensor, limit: Tensor) -> list[list[int]]:
         """Legal counts of every group from `floor` to `limit`; 0 is one of them where a block may go."""
@@ -116,9 +124,8 @@ def _width(group: ChannelGroup) -> int:
 def exchanged(
     opened: Tensor,
     floor: Tensor,
-    worth: Tensor,
-    group_of: Tensor,
-    order: Tensor,
+    limit: Tensor,
+    worth_of_first: Tensor,
     flops: FlopModel,
     widths: Widths,
     budget: int,
@@ -126,11 +133,12 @@ def exchanged(
 ) -> Tensor:
     """The worthiest open counts that use the budget up to the slack, or as far as channels of this size allow.
 
-    Within a group the channels come in the order of `order`, so counts say it all.
+    Within a group the channels come in a fixed order, so counts say it all.
+
+    Args:
+        limit: open channels of every group.
+        worth_of_first: what the first k channels of every group are worth, shape (groups, largest k + 1).
     """
-    limit = torch.bincount(group_of[order], minlength=len(opened))
-    if flops.count(opened) >= budget - slack or torch.equal(opened, limit):
-        return opened
     levels = widths.levels(floor, limit)
     table = torch.zeros(len(levels), max(map(len, levels)), dtype=torch.long)
     for g, values in enumerate(levels):
@@ -146,10 +154,7 @@ def exchanged(
     if len(near) == 0:  # not even the floor fits
         return opened
     near = near[cost >= min(budget - slack, int(cost.max()))]
-    total = torch.zeros(len(opened), int(limit.max()) + 1, dtype=torch.float64)
-    total[group_of[order], seats(group_of[order]) + 1] = worth[order]
-    best = total.cumsum(1).gather(1, near.T).sum(0).argmax()  # total: worth of the first k channels of every group
-    return near[best]
+    return near[worth_of_first.gather(1, near.T).sum(0).argmax()]
 
 
 def _all_places(last: Tensor) -> Tensor:
@@ -168,15 +173,3 @@ def _neighbours(place: Tensor, last: Tensor) -> Tensor:
         near.append(place + more - less)
     found = torch.cat(near)
     return found[((found >= 0) & (found <= last)).all(1)]
-
-
-def seats(owner: Tensor) -> Tensor:
-    """Place of every entry among those of the same owner, in order of appearance.
-
-    >>> seats(torch.tensor([1, 0, 1, 1, 0])).tolist()
-    [0, 0, 1, 2, 1]
-    """
-    by_owner = torch.argsort(owner, stable=True)
-    sizes = torch.bincount(owner)
-    place = torch.arange(len(owner)) - (sizes.cumsum(0) - sizes)[owner[by_owner]]
-    return torch.empty_like(place).scatter_(0, by_owner, place)

@@ -8,7 +8,7 @@ from nets import Chain, Concat, Residual
 from torch import nn
 
 import gdp
-from gdp.budget import allowance, check_reachable, check_target, lowest, select_channels
+from gdp.budget import Ranking, allowance, check_reachable, check_target, lowest, select_channels
 from gdp.widths import Widths
 from gdp.widths import _neighbours as neighbours
 
@@ -24,7 +24,7 @@ def test_selection_is_the_best_that_threshold_and_filling_allow():
     widths = Widths.of(graph)
     for fraction in (0.15, 0.3, 0.5, 0.8, 1.0):
         budget = int(fraction * flops.dense)
-        chosen = select_channels(worth, group_of, alive, flops, budget, widths)
+        chosen = select_channels(Ranking.of(worth, group_of, alive, flops), flops, budget, widths)
         opened = torch.bincount(group_of[chosen.keep], minlength=len(sizes))
         assert torch.equal(chosen.opened, opened) and flops.count(opened) <= budget and opened.min() >= 1
         for g in range(len(sizes)):  # nothing more fits
@@ -36,7 +36,7 @@ def test_selection_is_the_best_that_threshold_and_filling_allow():
             mine = group_of == g
             if (mine & ~chosen.keep).any():
                 assert worth[mine & chosen.keep].min() >= worth[mine & ~chosen.keep].max()
-    assert select_channels(worth, group_of, alive, flops, flops.dense, widths, slack=0).keep.all()
+    assert select_channels(Ranking.of(worth, group_of, alive, flops), flops, flops.dense, widths, slack=0).keep.all()
 
 
 def test_a_few_channels_are_exchanged_where_single_ones_are_dear():
@@ -50,7 +50,11 @@ def test_a_few_channels_are_exchanged_where_single_ones_are_dear():
         worth = torch.rand(len(group_of), generator=torch.Generator().manual_seed(seed))
         allowed, slack = percent * flops.dense // 100, flops.dense // 100
         plain, chosen = (
-            flops.count(select_channels(worth, group_of, alive, flops, allowed, Widths.of(graph), slack=s).opened)
+            flops.count(
+                select_channels(
+                    Ranking.of(worth, group_of, alive, flops), flops, allowed, Widths.of(graph), slack=s
+                ).opened
+            )
             for s in (None, slack)
         )
         improved += plain < allowed - slack <= chosen
@@ -64,7 +68,13 @@ def test_closed_channels_are_never_chosen_again():
     group_of = torch.tensor([0] * 8 + [1] * 12)
     alive = torch.ones(20, dtype=torch.bool)
     alive[[0, 3, 9]] = False
-    chosen = select_channels(torch.ones(20), group_of, alive, graph.flops, graph.flops.dense, Widths.of(graph), slack=0)
+    chosen = select_channels(
+        Ranking.of(torch.ones(20), group_of, alive, graph.flops),
+        graph.flops,
+        graph.flops.dense,
+        Widths.of(graph),
+        slack=0,
+    )
     assert torch.equal(chosen.keep, alive)
 
 
@@ -75,7 +85,8 @@ def test_more_multiplier_for_less_budget():
     worth, alive = torch.rand(len(group_of)), torch.ones(len(group_of), dtype=torch.bool)
     budgets = [int(f * graph.flops.dense) for f in (0.9, 0.6, 0.3)]
     multipliers = [
-        select_channels(worth, group_of, alive, graph.flops, b, Widths.of(graph)).multiplier for b in budgets
+        select_channels(Ranking.of(worth, group_of, alive, graph.flops), graph.flops, b, Widths.of(graph)).multiplier
+        for b in budgets
     ]
     assert 0 < multipliers[0] < multipliers[1] < multipliers[2]
 

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 import gdp
-from gdp.budget import lowest, select_channels
+from gdp.budget import Ranking, lowest, select_channels
 from gdp.widths import Widths
 
 X = torch.randn(1, 3, 12, 12)
@@ -28,7 +28,7 @@ def test_every_selection_is_legal_and_fits(graph, round_to, min_channels, share,
     group_of = torch.arange(len(flops.sizes)).repeat_interleave(flops.sizes)
     worth = torch.rand(len(group_of), generator=torch.Generator().manual_seed(seed % 2**32))
     alive = torch.ones_like(group_of, dtype=torch.bool)
-    chosen = select_channels(worth, group_of, alive, flops, budget, widths, slack=flops.dense // 100)
+    chosen = select_channels(Ranking.of(worth, group_of, alive, flops), flops, budget, widths, slack=flops.dense // 100)
     opened = torch.bincount(group_of[chosen.keep], minlength=len(flops.sizes))
     assert torch.equal(opened, chosen.opened) and torch.equal(widths.legal(opened), opened)
     assert flops.count(opened) <= budget
@@ -36,7 +36,7 @@ def test_every_selection_is_legal_and_fits(graph, round_to, min_channels, share,
         wide = min(a.index.shape[1] for a in group.tensors if a not in group.reads)
         assert kept == group.size or kept * wide % round_to == 0
         assert kept >= min(group.size, min_channels * (group.size if isinstance(min_channels, float) else 1))
-    later = select_channels(worth, group_of, chosen.keep, flops, max(least, budget // 2), widths)
+    later = select_channels(Ranking.of(worth, group_of, chosen.keep, flops), flops, max(least, budget // 2), widths)
     assert not (later.keep & ~chosen.keep).any() and torch.equal(widths.legal(later.opened), later.opened)
 
 
@@ -66,7 +66,7 @@ def test_blocks_go_whole_or_not_at_all_and_the_target_is_met(depths, width, leas
     low, slack = lowest(graph, widths), flops.dense // 100
     budget = low + int(share * (flops.dense - low))
     alive = torch.ones_like(group_of, dtype=torch.bool)
-    opened = select_channels(worth, group_of, alive, flops, budget, widths, slack=slack).opened
+    opened = select_channels(Ranking.of(worth, group_of, alive, flops), flops, budget, widths, slack=slack).opened
     assert torch.equal(widths.legal(opened), opened) and flops.count(opened) <= budget
     counts = widths.levels(widths.smallest, flops.sizes)
     every = torch.cartesian_prod(*map(torch.tensor, counts)).view(-1, len(counts))
@@ -102,7 +102,9 @@ def test_a_real_network_meets_its_target_in_multiples_of_eight():
     worth, alive = torch.rand(len(group_of)), torch.ones(len(group_of), dtype=torch.bool)
     for target in (0.2, 0.4, 0.7):
         budget = int(target * flops.dense)
-        chosen = select_channels(worth, group_of, alive, flops, budget, widths, slack=flops.dense // 100)
+        chosen = select_channels(
+            Ranking.of(worth, group_of, alive, flops), flops, budget, widths, slack=flops.dense // 100
+        )
         assert 0.99 * target < flops.count(chosen.opened) / flops.dense <= target
         assert (chosen.opened % 8 == 0).all()
 
