@@ -6,7 +6,7 @@ O(activations).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -109,9 +109,25 @@ class Gates:
         Raises:
             GDPError: there is no such group or channel, or none would be left.
         """
-        span = self._span(name)
-        size = span.stop - span.start
-        index = torch.as_tensor(indices).flatten()
+        self.close_all({name: indices})
+
+    def close_all(self, closed: Mapping[str, Sequence[int] | Tensor]) -> None:
+        """Close channels of several groups for good, `closed` being their indices or one bool per channel.
+
+        Raises:
+            GDPError: there is no such group or channel, or a group would lose its last one; nothing is closed then.
+        """
+        raw = self.raw.clone()
+        for name, indices in closed.items():
+            raw[self._span(name)] = self._without(name, indices)
+        self.raw = raw
+        if self.inserted:
+            self.sync()
+
+    def _without(self, name: str, indices: Sequence[int] | Tensor) -> Tensor:
+        """The x of a group's gates with these channels closed."""
+        raw = self.raw[self._span(name)].clone()
+        size, index = len(raw), torch.as_tensor(indices).flatten()
         if index.dtype == torch.bool and len(index) == size:
             index = torch.nonzero(index).flatten()
         if len(index) and (index.is_floating_point() or index.dtype == torch.bool):
@@ -119,13 +135,10 @@ class Gates:
         index = index.long()
         if len(index) and not (int(index.min()) >= 0 and int(index.max()) < size):
             raise GDPError(f"Expected channel indices of {name!r} in [0, {size - 1}], but got {index.tolist()}.")
-        raw = self.raw[span].clone()
         raw[index] = 0.0
         if not bool((raw > 0).any()) and not any(name in block.groups for block in self.graph.blocks):
             raise GDPError(f"Closing all {size} channels of {name!r} would cut the network in two; leave at least one.")
-        self.raw[span] = raw
-        if self.inserted:
-            self.sync()
+        return raw
 
     def sync(self) -> None:
         """Write the gates' values beside the weights they act on, and let them act from now on."""

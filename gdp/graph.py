@@ -135,6 +135,8 @@ class FlopModel:
     def marginal(self, opened: Tensor) -> Tensor:
         """FLOPs one channel of every group carries at these counts, shape (groups,), float64."""
         coef, row, col, offset, axis, group, mult = self._arrays
+        off = (self.switch >= 0) & (opened[self.switch] == 0)
+        coef = np.where(off.numpy(), 0, coef)
         n = offset + np.bincount(axis, mult * opened.numpy()[group], len(offset))
         by_axis = np.bincount(row, coef * n[col], len(n)) + np.bincount(col, coef * n[row], len(n))
         return torch.from_numpy(np.bincount(group, mult * by_axis[axis], len(self.sizes)))

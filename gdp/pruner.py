@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gdp.budget import Ranking, allowance, check_reachable, check_target, select_channels
+from gdp.budget import allowance, check_reachable, check_target
 from gdp.errors import GDPError
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph
 from gdp.polarize import anneal, gate_gradient, move, sensitivity, settle
+from gdp.selection import Ranking, select_channels
 from gdp.shrink import cut_to, shrink
 from gdp.surgery import Undo
 from gdp.widths import Widths

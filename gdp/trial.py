@@ -89,8 +89,7 @@ def attempt(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Attempt:
             return failure, False, False
         gates = insert_gates(model, graph)
         undo.callback(gates.withdraw)
-        for name, closed in few.items():
-            gates.close(name, closed)
+        gates.close_all(few)
         with _levels(model, graph, whole, smaller) as few_closed:
             expected += run(model, inputs)
     beyond = [

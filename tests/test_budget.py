@@ -8,9 +8,10 @@ from nets import Chain, Concat, Residual
 from torch import nn
 
 import gdp
-from gdp.budget import Ranking, allowance, check_reachable, check_target, lowest, select_channels
+from gdp.budget import allowance, check_reachable, check_target, lowest
+from gdp.selection import Ranking, select_channels
+from gdp.selection import _neighbours as neighbours
 from gdp.widths import Widths
-from gdp.widths import _neighbours as neighbours
 
 X = torch.randn(1, 3, 12, 12)
 

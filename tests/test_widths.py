@@ -10,7 +10,8 @@ from torch import nn
 from torchvision.models import resnet18
 
 import gdp
-from gdp.budget import Ranking, lowest, select_channels
+from gdp.budget import lowest
+from gdp.selection import Ranking, select_channels
 from gdp.widths import Widths
 
 X = torch.randn(1, 3, 12, 12)

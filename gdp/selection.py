@@ -1,0 +1,283 @@
+"""Which channels stay open for a number of FLOPs: the worthiest per FLOP, found by bisection and filled up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations_with_replacement, islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gdp.graph import FlopModel
+from gdp.widths import Widths
+
+PARTS = 32  # borders that are tried at once
+RUN = 4096  # channels that are filled in at once at most
+EXCHANGES = 30_000  # count vectors that are tried at most, and only where single channels cost more than the slack
+DEAR = 8  # groups of dear channels of which one more is tried
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which channels stay open under an allowance.
+
+    Attributes:
+        keep: one bool per channel of all groups, shape (channels,).
+        opened: how many channels of every group are kept, shape (groups,).
+        multiplier: lambda, the worth per FLOP that a channel needs in order to stay.
+    """
+
+    keep: Tensor
+    opened: Tensor
+    multiplier: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The channels that are not closed, the worthiest per FLOP first.
+
+    Attributes:
+        channel: which channel of all groups it is, shape (open channels,).
+        ratio: worth per FLOP.
+        group: the group of each.
+        places: where in this order the channels of every group stand, one group after the other.
+        start: where a group begins in `places`, shape (groups + 1,).
+        worth: of every channel of all groups, float64.
+    """
+
+    channel: np.ndarray
+    ratio: np.ndarray
+    group: np.ndarray
+    places: np.ndarray
+    start: np.ndarray
+    worth: Tensor
+
+    @classmethod
+    def of(cls, worth: Tensor, group_of: Tensor, alive: Tensor, flops: FlopModel) -> Ranking:
+        """Rank channels.
+
+        Args:
+            worth: how much the loss would suffer without each channel, shape (channels,), not negative.
+            group_of: group of every channel.
+            alive: channels that are not closed for good.
+            flops: the FLOPs as a function of open counts.
+        """
+        groups, worth = len(flops.sizes), worth.double()
+        open_now = np.flatnonzero(alive.numpy())
+        group = group_of.numpy()[open_now]
+        limit = np.bincount(group, minlength=groups)
+        ratio = worth.numpy()[open_now] / np.maximum(flops.marginal(torch.from_numpy(limit)).numpy(), 1e-30)[group]
+        ratio = np.nan_to_num(ratio, nan=0.0, posinf=np.finfo(np.float64).max)
+        order = _falling(ratio)
+        group = group[order]
+        # integers of 16 bits are sorted by radix, ten times as fast
+        places = np.argsort(group.astype(np.uint16) if groups < 2**16 else group, kind="stable")
+        return cls(open_now[order], ratio[order], group, places, np.concatenate([[0], limit.cumsum()]), worth)
+
+    @property
+    def limit(self) -> Tensor:
+        """Open channels of every group, shape (groups,)."""
+        return torch.from_numpy(np.diff(self.start))
+
+    @property
+    def _seat(self) -> np.ndarray:
+        """Which of its group's channels stands in `places`, the worthiest being 0."""
+        return np.arange(len(self.places)) - np.repeat(self.start[:-1], np.diff(self.start))
+
+    def worth_of_first(self) -> Tensor:
+        """What the first k channels of every group are worth, shape (groups, largest k + 1)."""
+        worth = torch.zeros(len(self.start) - 1, int(self.limit.max()) + 1, dtype=torch.float64)
+        group, seat = self.group[self.places], self._seat
+        worth[torch.from_numpy(group), torch.from_numpy(seat) + 1] = self.worth[self.channel[self.places]]
+        return worth.cumsum(1)
+
+    def keep(self, opened: Tensor) -> Tensor:
+        """The first so many channels of every group, one bool per channel of all groups."""
+        kept = self.places[self._seat < np.repeat(opened.numpy(), np.diff(self.start))]
+        keep = np.zeros(len(self.worth), dtype=bool)
+        keep[self.channel[kept]] = True
+        return torch.from_numpy(keep)
+
+
+def select_channels(
+    ranking: Ranking,
+    flops: FlopModel,
+    budget: int,
+    widths: Widths,
+    floor: Tensor | None = None,
+    slack: int | None = None,
+) -> Selection:
+    """Keep the channels with the highest worth per FLOP that fit into the budget.
+
+    The multiplier lambda of `max sum_kept worth - lambda * FLOPs` is found by bisection on counts, since FLOPs fall
+    monotonically as it grows. What the last step leaves unused is filled with the best channels that still fit.
+
+    Args:
+        ranking: the channels in the order of their worth per FLOP.
+        flops: the FLOPs as a function of open counts.
+        budget: FLOPs that may remain.
+        widths: the counts that are legal.
+        floor: legal counts that every group keeps at least, shape (groups,); default: those of the smallest network.
+        slack: FLOPs that may be left unused; where single channels are so dear that more would be, a few are exchanged
+            for others. Default: any number.
+    """
+    limit = ranking.limit
+    floor = torch.minimum(widths.smallest if floor is None else floor, limit)
+    opened, multiplier = _filled(ranking, flops, budget, widths, floor)
+    if slack is not None and flops.count(opened) < budget - slack and not torch.equal(opened, limit):
+        opened = _closer(opened, floor, ranking, flops, widths, budget, slack)
+    return Selection(ranking.keep(opened), opened, multiplier)
+
+
+def _falling(ratio: np.ndarray) -> np.ndarray:
+    """Where the largest stand, in order. numpy's stable sort takes seven times as long; here ties are sorted after."""
+    order = np.argsort(-ratio)
+    found = ratio[order]
+    first = np.concatenate([[True], found[1:] != found[:-1], [True]])[: len(ratio) + 1]
+    tied = np.flatnonzero(~(first[:-1] & first[1:]))
+    if len(tied):
+        run = first[:-1].cumsum()[tied]
+        order[tied] = np.sort(run * len(order) + order[tied]) % len(order)
+    return order
+
+
+def _filled(ranking: Ranking, flops: FlopModel, budget: int, widths: Widths, floor: Tensor) -> tuple[Tensor, float]:
+    """The counts that fit beside the floor, and the ratio at which the budget was spent."""
+    first, opened = _longest(ranking, flops, budget, widths, floor)
+    multiplier = float(ranking.ratio[first]) if first < len(ranking.ratio) else 0.0
+    return _fill(opened, first, floor, ranking, flops, widths, budget), multiplier
+
+
+def _longest(ranking: Ranking, flops: FlopModel, budget: int, widths: Widths, floor: Tensor) -> tuple[int, Tensor]:
+    """How many of the first channels fit into the budget beside the floor, and the legal counts they make.
+
+    A bisection in 32 parts at once: the counts at all the borders are one table.
+    """
+    groups, low, high = len(floor), 0, len(ranking.group) + 1
+    counted, best = torch.zeros(groups, dtype=torch.long), widths.legal(floor)
+    while high - low > 1:
+        width = -(-(high - low - 1) // PARTS)
+        inside = ranking.group[low : high - 1]
+        part = np.arange(len(inside)) // width
+        table = np.bincount(part * groups + inside, minlength=(int(part[-1]) + 1) * groups)
+        reached = counted + torch.from_numpy(table.reshape(-1, groups).cumsum(0))
+        legal = widths.legal(torch.maximum(reached, floor))
+        fit = int((flops.counts(legal) <= budget).sum())
+        if fit:
+            counted, best = reached[fit - 1], legal[fit - 1]
+        low, high = min(low + fit * width, high - 1), min(low + (fit + 1) * width, high)
+    return low, best
+
+
+def _fill(
+    opened: Tensor, first: int, floor: Tensor, ranking: Ranking, flops: FlopModel, widths: Widths, budget: int
+) -> Tensor:
+    """Open further channels, best first, as long as those of any group still fit; return the counts."""
+    limit, groups = ranking.limit, len(floor)
+    before = np.bincount(ranking.group[:first], minlength=groups)
+    ahead = ranking.start[:-1] + np.maximum(before, floor.numpy())  # the next channel of every group, in `places`
+    left = ahead < ranking.start[1:]
+    while True:
+        left &= widths.costs(opened, flops) <= budget - flops.count(opened)
+        if not left.any():
+            return opened
+        following = np.full(groups, len(ranking.group))
+        following[left] = ranking.places[ahead[left]]
+        place = int(following.min())
+        group = int(ranking.group[place])
+        if opened[group] == 0:  # a whole block comes back, or none of it
+            more, taken = widths.wider(opened, group)[None], np.eye(groups, dtype=np.int64)[[group]]
+        else:
+            taken = _runs(ranking, place, following, opened, groups)
+            more = widths.widened(opened, torch.from_numpy(taken))
+        fit = int(((flops.counts(more) <= budget) & (more <= limit).all(1)).sum())
+        if fit:
+            opened, ahead = more[fit - 1], ahead + taken[fit - 1]
+            left &= ahead < ranking.start[1:]
+        else:  # and it will not fit later
+            left[group] = False
+
+
+def _runs(ranking: Ranking, place: int, following: np.ndarray, opened: Tensor, groups: int) -> np.ndarray:
+    """Channels per group in the first 1, 2, 4, ... of those that are next, shape (runs, groups)."""
+    queue = ranking.group[place : place + RUN]
+    queue = queue[np.arange(place, place + len(queue)) >= following[queue]]
+    queue = queue[: int(np.argmax(np.append(opened.numpy()[queue] == 0, True)))]  # up to a block that has gone
+    ends = np.unique(np.minimum(2 ** np.arange(RUN.bit_length()), len(queue)))
+    run = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+    return np.bincount(run * groups + queue, minlength=len(ends) * groups).reshape(-1, groups).cumsum(0)
+
+
+def _closer(
+    opened: Tensor, floor: Tensor, ranking: Ranking, flops: FlopModel, widths: Widths, budget: int, slack: int
+) -> Tensor:
+    """Counts that use the budget up to the slack: one more of a dear channel and fewer others, or a few exchanged."""
+    limit, worth = ranking.limit, ranking.worth_of_first()
+    if (limit + 1).double().prod() <= EXCHANGES:  # every vector of counts can be tried
+        return exchanged(opened, floor, limit, worth, flops, widths, budget, slack)
+    dear = np.flatnonzero((widths.costs(opened, flops) > slack) & ((opened > 0) & (opened < limit)).numpy())[:DEAR]
+    found = [opened]
+    for group in dear.tolist():
+        least = floor.clone()
+        least[group] = widths.wider(opened, group)[group]
+        if flops.count(least) <= budget:
+            found.append(_filled(ranking, flops, budget, widths, least)[0])
+    close = [counts for counts in found if flops.count(counts) >= budget - slack]
+    if not close:
+        return exchanged(opened, floor, limit, worth, flops, widths, budget, slack)
+    return max(close, key=lambda counts: float(worth.gather(1, counts[:, None]).sum()))
+
+
+def exchanged(
+    opened: Tensor,
+    floor: Tensor,
+    limit: Tensor,
+    worth_of_first: Tensor,
+    flops: FlopModel,
+    widths: Widths,
+    budget: int,
+    slack: int,
+) -> Tensor:
+    """The worthiest open counts that use the budget up to the slack, or as far as channels of this size allow.
+
+    Within a group the channels come in a fixed order, so counts say it all.
+
+    Args:
+        limit: open channels of every group.
+        worth_of_first: what the first k channels of every group are worth, shape (groups, largest k + 1).
+    """
+    levels = widths.levels(floor, limit)
+    table = torch.zeros(len(levels), max(map(len, levels)), dtype=torch.long)
+    for g, values in enumerate(levels):
+        table[g, : len(values)] = torch.tensor(values)
+    last = torch.tensor([len(values) - 1 for values in levels])
+    place = torch.tensor([values.index(n) for values, n in zip(levels, opened.tolist(), strict=True)])
+    few = (last + 1).double().prod() <= EXCHANGES
+    near = _all_places(last) if few else torch.cat([place[None], _neighbours(place, last)])
+    near = table.gather(1, near.T).T
+    near = near[widths.together(near)]
+    cost = flops.counts(near)
+    near, cost = near[cost <= budget], cost[cost <= budget]
+    if len(near) == 0:  # not even the floor fits
+        return opened
+    near = near[cost >= min(budget - slack, int(cost.max()))]
+    return near[worth_of_first.gather(1, near.T).sum(0).argmax()]
+
+
+def _all_places(last: Tensor) -> Tensor:
+    """Every vector of levels from 0 to `last`, shape (vectors, groups)."""
+    return torch.cartesian_prod(*[torch.arange(n + 1) for n in last.tolist()]).view(-1, len(last))
+
+
+def _neighbours(place: Tensor, last: Tensor) -> Tensor:
+    """Levels two to four moves away from `place`, shape (vectors, groups)."""
+    signed = range(2 * len(place))  # one level less, or one more, of every group
+    near = []
+    for size in (2, 3, 4):
+        moves = torch.tensor(list(islice(combinations_with_replacement(signed, size), EXCHANGES // 3)))
+        change = torch.zeros(len(moves), len(signed), dtype=torch.long).scatter_add_(1, moves, torch.ones_like(moves))
+        less, more = change.chunk(2, 1)
+        near.append(place + more - less)
+    found = torch.cat(near)
+    return found[((found >= 0) & (found <= last)).all(1)]
