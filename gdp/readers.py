@@ -7,26 +7,73 @@ averaging see the network they have always seen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from gdp.errors import GDPError
 from gdp.graph import ChannelGraph
 
 SUFFIX = "_gdp_gate"  # the buffer beside a gated weight: `conv.weight` has `conv.weight_gdp_gate`
+PRODUCT = "_gdp_product"  # the gated weight, while its layer computes
 
 
 @cache
 def _gated_class(cls: Any, tensor: str) -> Any:
-    def gated(self: nn.Module) -> Tensor | None:
+    def product(self: nn.Module) -> Tensor | None:
         weight, gate = self._parameters[tensor], self._buffers[tensor + SUFFIX]
         return None if weight is None or gate is None else weight * gate.to(weight.dtype)
 
-    return type(f"Gated{cls.__name__}", (cls,), {tensor: property(gated), "__module__": __name__})
+    def gated(self: nn.Module) -> Tensor | None:
+        return self.__dict__.get(PRODUCT) if PRODUCT in self.__dict__ else product(self)
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        weight, gate = self._parameters[tensor], self._buffers[tensor + SUFFIX]
+        if weight is None or gate is None or not (torch.is_grad_enabled() and _nobody_else_saves()):
+            return cls.forward(self, *args, **kwargs)
+        used = self.__dict__[PRODUCT] = weight * gate.to(weight.dtype)
+        try:
+            with saved_tensors_hooks(*_recomputed(weight, gate, used)):
+                return cls.forward(self, *args, **kwargs)
+        finally:
+            del self.__dict__[PRODUCT]
+
+    gating = {tensor: property(gated), "forward": forward, "__module__": __name__}
+    return type(f"Gated{cls.__name__}", (cls,), gating)
+
+
+def _recomputed(weight: Tensor, gate: Tensor, used: Tensor) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]:
+    """Hooks by which autograd keeps the gated weight as its two factors: else a second copy of all weights would live
+    from the forward to the backward pass."""
+    place, versions = used.data_ptr(), (weight._version, gate._version)
+
+    def pack(saved: Tensor) -> Tensor | None:
+        return None if saved.data_ptr() == place and saved.shape == weight.shape else saved
+
+    def unpack(saved: Tensor | None) -> Tensor:
+        if saved is not None:
+            return saved
+        if (weight._version, gate._version) != versions:
+            raise RuntimeError(
+                "a weight that is needed for the gradient has been changed in place between forward and backward; call "
+                "backward before the optimizer's step, or run forward again"
+            )
+        return weight.detach() * gate.to(weight.dtype)
+
+    return pack, unpack
+
+
+def _nobody_else_saves() -> bool:
+    """Whether no one else decides what autograd keeps: activation checkpointing and compilers do, for instance."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    autograd: Any = torch._C._autograd
+    return autograd._saved_tensors_hooks_is_enabled() and autograd._top_saved_tensors_default_hooks(True) is None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,120 @@
+"""Gated weights are not kept from forward to backward, and nothing but memory depends on it."""
+
+from itertools import accumulate
+
+import pytest
+import torch
+from nets import NETS, inputs
+from test_hazard_nets import close_some
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
+
+import gdp
+from gdp import readers
+
+
+def gated(net: nn.Module, x) -> gdp.gates.Gates:
+    graph = gdp.trace(net, x)
+    gates = gdp.insert_gates(net, graph)
+    close_some(graph, gates)
+    gates.raw.clamp_max_(0.7)
+    gates.sync()
+    return gates
+
+
+def gradients(net: nn.Module, x) -> list[torch.Tensor]:
+    net.zero_grad()
+    sum((t**2).sum() for t in tree_leaves(net(*x)) if isinstance(t, torch.Tensor)).backward()
+    return [p.grad.clone() for p in net.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("make", NETS, ids=lambda n: n.__name__)
+def test_gradients_are_those_of_the_kept_product(make, monkeypatch):
+    torch.manual_seed(0)
+    net = make().eval()
+    x = inputs(net)
+    gated(net, x)
+    lean = gradients(net, x)
+    monkeypatch.setattr(readers, "_nobody_else_saves", lambda: False)
+    kept = gradients(net, x)
+    assert len(lean) == len(kept) > 0 and all(torch.equal(a, b) for a, b in zip(lean, kept, strict=True))
+
+
+def wide() -> tuple[nn.Module, tuple[torch.Tensor]]:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(6) for layer in (nn.Conv2d(64, 64, 3, padding=1), nn.ReLU())]
+    return nn.Sequential(nn.Conv2d(3, 64, 1), *layers, nn.Conv2d(64, 2, 1)), (torch.randn(2, 3, 4, 4),)
+
+
+def held(net: nn.Module, x) -> int:
+    """Bytes that live on after the forward pass."""
+    with torch.autograd.profiler.profile(profile_memory=True) as found:
+        out = net(*x)
+    del out
+    events = sorted((e for e in found.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
+    return list(accumulate(e.nbytes() for e in events))[-1]
+
+
+def test_no_second_copy_of_the_weights_lives_until_backward(monkeypatch):
+    net, x = wide()
+    dense = held(net, x)
+    gated(net, x)
+    weights = sum(p.nbytes for p in net.parameters())
+    assert held(net, x) - dense < 0.05 * weights
+    monkeypatch.setattr(readers, "_nobody_else_saves", lambda: False)
+    assert held(net, x) - dense > 0.9 * weights  # what it would be
+
+
+def test_checkpointing_and_hooks_of_others_see_everything():
+    net, x = wide()
+    gated(net, x)
+    expected = gradients(net, x)
+    net.zero_grad()
+    checkpoint(net, *x, use_reentrant=False).pow(2).sum().backward()
+    assert all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), expected, strict=True))
+    seen = []
+    with saved_tensors_hooks(lambda t: seen.append(tuple(t.shape)) or t, lambda t: t):
+        out = net(*x)
+    out.pow(2).sum().backward()
+    assert seen.count((64, 64, 3, 3)) == 6 and (2, 3, 4, 4) in seen
+
+
+def test_second_derivatives_and_functional_transforms():
+    net, x = wide()
+    net = nn.Sequential(*[nn.Softplus() if isinstance(m, nn.ReLU) else m for m in net]).double()
+    x = (x[0].double().requires_grad_(),)
+    gated(net, x)
+
+    def penalty() -> list[torch.Tensor]:
+        net.zero_grad()
+        (slope,) = torch.autograd.grad(net(*x).sum(), x, create_graph=True)
+        slope.pow(2).sum().backward()
+        return [p.grad.clone() for p in net.parameters() if p.grad is not None]
+
+    lean = penalty()
+    with saved_tensors_hooks(lambda t: t, lambda t: t):  # gdp keeps out of it
+        kept = penalty()
+    assert len(lean) > 6 and all(torch.allclose(a, b, rtol=1e-10) for a, b in zip(lean, kept, strict=True))
+    by_function = torch.func.grad(lambda image: net(image).sum())(x[0].detach())
+    torch.testing.assert_close(by_function, torch.autograd.grad(net(*x).sum(), x)[0])
+
+
+def test_a_weight_changed_between_forward_and_backward_is_an_error():
+    net, x = wide()
+    gated(net, x)
+    out = net(*x).sum()
+    with torch.no_grad():
+        net[1]._parameters["weight"].mul_(2)
+    with pytest.raises(RuntimeError, match="changed in place between forward and backward"):
+        out.backward()
+
+
+def test_autocast_keeps_what_it_kept():
+    net, x = wide()
+    gated(net, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(*x)
+    out.float().pow(2).sum().backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters()) and out.dtype == torch.bfloat16
