@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -65,7 +65,7 @@ class GDPCallback(pl.Callback):
         blocks: bool = False,
         min_channels: int | float = 1,  # both named: LightningCLI would make 1.0, all channels, of an int
         round_to: int = 1,
-        shrink: str | int = "epoch",
+        shrink: Literal["epoch", "end"] | int = "epoch",
     ) -> None:
         check_target(target_flops)
         check_widths(min_channels, round_to)
@@ -75,7 +75,7 @@ class GDPCallback(pl.Callback):
             raise GDPError(
                 f"Expected `shrink` to be 'epoch', 'end' or a number of optimizer steps, but got {shrink!r}."
             )
-        self.shrink = shrink
+        self.shrink: str | int = shrink
         self.target_flops = target_flops
         self.module = module
         check_ignore(ignore)
@@ -127,6 +127,13 @@ class GDPCallback(pl.Callback):
             self._last_global_step = trainer.global_step
             self._refuse_cuts(trainer, pl_module, self.pruner.gates)
 
+    # averages may be made at any time
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._follow_averages(trainer, pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._follow_averages(trainer, pl_module)
+
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
@@ -156,6 +163,7 @@ class GDPCallback(pl.Callback):
     # Other callbacks still save and average weights when training ends; the cut comes after all of them.
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None:
+            self._follow_averages(trainer, pl_module)
             self._remove(trainer, self.pruner)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -186,7 +194,14 @@ class GDPCallback(pl.Callback):
         if self.report is not None and recall(network) is self.report:
             rank_zero_info("gdp: this network is pruned already; it is trained on as it is.")
             return
-        self.report = None
+        if self.pruner is not None and self.pruner.gates.model is network:
+            self.pruner.restart()
+            rank_zero_warn(
+                "gdp: an interrupted run has cut this network in part. Pruning begins anew from here; the target is a "
+                "fraction of the FLOPs before that run."
+            )
+            return
+        self.report = self.pruner = None
         array = pl_module.example_input_array
         batch = None if array is not None else _first_batch(trainer)
         # names may be given as the LightningModule has them
@@ -219,6 +234,7 @@ class GDPCallback(pl.Callback):
         return regular or (stepped and steps == self.pruner.window[2])
 
     def _refuse_cuts(self, trainer: pl.Trainer, pl_module: pl.LightningModule, gates: Gates) -> None:
+        self._follow_averages(trainer, pl_module)
         if self.shrink == "end":
             return
         try:
@@ -245,7 +261,8 @@ class GDPCallback(pl.Callback):
         }
 
     def _give_up(self) -> None:
-        if self.pruner is not None:
+        """Take the gates away, as if nothing had been; not from a network that has been cut in part."""
+        if self.pruner is not None and not bool(self.pruner.gates.gone.any()):
             self.pruner.gates.withdraw()
             self.pruner = None
 

@@ -53,11 +53,13 @@ class Difference:
 @contextmanager
 def in_double(model: nn.Module) -> Iterator[None]:
     """The network in float64; afterwards it is bit for bit as it was."""
-    was = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    was = [(t, t.data, t.grad) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
     try:
-        for tensor, data in was:
+        for tensor, data, _ in was:
+            tensor.grad = None  # a gradient has to have the type of its weight
             tensor.data = data.double()
         yield
     finally:
-        for tensor, data in was:
+        for tensor, data, grad in was:
             tensor.data = data
+            tensor.grad = grad

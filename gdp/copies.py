@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from gdp.errors import GDPError
 from gdp.example import unwrapped
+
+DEPTH = 1  # objects that a callback or the training module holds are looked into, what these hold is not
+NOT_THE_USERS = ("torch", "pytorch_lightning", "lightning", "builtins", "types", "functools")
 
 Copy = tuple[str, nn.Module]  # name of a submodule of the network ("" is the network itself), and the copy of it
 
@@ -17,8 +20,8 @@ Copy = tuple[str, nn.Module]  # name of a submodule of the network ("" is the ne
 def averages(module: nn.Module, name: str, network: nn.Module, holders: Iterable[object]) -> list[Copy]:
     """The moving averages of a network.
 
-    They are what an `AveragedModel` holds, in the training module or in a callback, and a copy of the whole training
-    module that a callback keeps, as Lightning's StochasticWeightAveraging does.
+    They are what an `AveragedModel` holds, in the training module or in a callback, and what Lightning's
+    StochasticWeightAveraging holds.
 
     Args:
         module: the training module.
@@ -27,11 +30,12 @@ def averages(module: nn.Module, name: str, network: nn.Module, holders: Iterable
         holders: objects that may hold averages as attributes: the callbacks.
     """
     held = [m.module for m in module.modules() if isinstance(m, AveragedModel)]
-    held += [
-        m.module if isinstance(m, AveragedModel) else m
-        for _, m in _outside(module, holders)
-        if isinstance(m, AveragedModel) or type(m) is type(module)
-    ]
+    for holder in holders:
+        for attribute, value in vars(holder).items():
+            if isinstance(value, AveragedModel):
+                held.append(value.module)
+            elif attribute == "_average_model" and isinstance(value, nn.Module):
+                held.append(value)
     return [copy for average in held for copy in _copies_in(average, name, network)]
 
 
@@ -73,15 +77,16 @@ def refuse_unknown(
         GDPError: there is one.
     """
     trained = {id(p) for o in optimizers for g in o.param_groups for p in g["params"] if p.requires_grad}
-    known = {id(m) for _, copy in copies for m in copy.modules()}
+    known = {id(p) for _, copy in copies for p in copy.parameters()}
     originals = [network, *network.children()] if network is module else [network]
     mine = {id(p) for p in network.parameters() if id(p) in trained}
-    sizes = [
-        found for net in originals if len(found := _sizes(net)) > 2 and any(id(p) in mine for p in net.parameters())
-    ]
-    for name, twin in [*module.named_modules(), *_outside(module, holders)]:
-        parameters = {id(p) for p in twin.parameters()}
-        if id(twin) in known or parameters & trained or _sizes(twin) not in sizes:
+    sizes = [_sizes(net) for net in originals if any(id(p) in mine for p in net.parameters())]
+    shapes = [sorted(found.values()) for found in sizes if len(found) > 2]
+    inside = [(name, m) for name, m in module.named_modules() if name]
+    for name, part in [*inside, *_held_by(module, DEPTH), *(found for h in holders for found in _held_by(h, DEPTH))]:
+        tensors = list(part.parameters()) if isinstance(part, nn.Module) else part
+        accounted_for = any(id(t) in trained or id(t) in known for t in tensors)
+        if accounted_for or sorted(tuple(t.shape) for t in tensors) not in shapes:
             continue
         raise GDPError(
             f"{name!r} has the same tensors as the network that is pruned. If it is an average of its weights, hold "
@@ -90,13 +95,18 @@ def refuse_unknown(
         )
 
 
-def _outside(module: nn.Module, holders: Iterable[object]) -> Iterator[tuple[str, nn.Module]]:
-    """Modules that callbacks hold as attributes and that are no part of the training module."""
-    inside = {id(m) for m in module.modules()}
-    for holder in holders:
-        for attribute, value in vars(holder).items():
-            if isinstance(value, nn.Module) and id(value) not in inside:
-                yield f"{type(holder).__name__}.{attribute}", value
+def _held_by(holder: object, depth: int, name: str = "") -> Iterator[tuple[str, nn.Module | list[Tensor]]]:
+    """Networks, and lists or dicts of tensors, that an object of the user's holds in its attributes."""
+    name = name or type(holder).__name__
+    for attribute, value in vars(holder).items():
+        where = f"{name}.{attribute}"
+        values = list(value.values()) if isinstance(value, dict) else value
+        if isinstance(value, nn.Module) and not isinstance(holder, nn.Module):
+            yield from ((f"{where}.{inner}".rstrip("."), part) for inner, part in value.named_modules())
+        elif isinstance(values, list | tuple) and values and all(isinstance(v, Tensor) for v in values):
+            yield where, list(values)
+        elif depth and hasattr(value, "__dict__") and not type(value).__module__.startswith(NOT_THE_USERS):
+            yield from _held_by(value, depth - 1, where)
 
 
 def _sizes(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -14,17 +14,24 @@ from gdp.readers import SUFFIX
 
 def extend_once(module: nn.Module, extension: Callable[..., None]) -> Callable[[], None]:
     """Let a call of the hook of that name go to `extension(original, *args)`, once; return what restores the hook."""
-    name = extension.__name__
-    original, own = getattr(module, name), module.__dict__.get(name)
+    name, own = extension.__name__, module.__dict__.get(extension.__name__)
+    original = getattr(module, name)
 
     def restore() -> None:
-        if module.__dict__.pop(name, None) is not None and own is not None:
-            module.__dict__[name] = own
+        extended.retired = True
+        current: Any = module.__dict__.get(name)
+        while getattr(current, "retired", False):  # others may have extended it as well
+            del module.__dict__[name]
+            current = current.own
+            if current is not None:
+                module.__dict__[name] = current
 
-    def extended(*args: Any) -> None:
+    def call(*args: Any) -> None:
         restore()
         extension(original, *args)
 
+    extended: Any = call
+    extended.retired, extended.own = False, own
     module.__dict__[name] = extended
     return restore
 

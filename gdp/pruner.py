@@ -135,13 +135,15 @@ class Pruner:
         if self.worth.device != weights[0].device:
             self.worth = self.worth.to(weights[0].device)
             self.gates.to(weights[0].device)
-        gradients = [torch.zeros(len(reader.index), device=self.worth.device) for reader in readers]
+        gradients = [
+            torch.zeros(len(reader.index), dtype=torch.float32, device=self.worth.device) for reader in readers
+        ]
         once = {(id(weight), reader.dim): i for i, (reader, weight) in enumerate(zip(readers, weights, strict=True))}
         for i in once.values():  # the gradient of tied weights is the sum over their uses already
             grad = weights[i].grad
             if grad is not None:
                 gradients[i] = gate_gradient(weights[i], grad, readers[i].dim).float()
-        by_channel = torch.zeros(len(self.worth) + 1, device=self.worth.device)
+        by_channel = torch.zeros(len(self.worth) + 1, dtype=torch.float32, device=self.worth.device)
         by_channel.index_add_(0, self.gates.index, torch.cat(gradients))
         self.worth = sensitivity(self.worth, by_channel[:-1], self.schedule.memory)
 
@@ -212,6 +214,14 @@ class Pruner:
         self.opened = self.gates.opened
         self.done = True
 
+    def restart(self) -> None:
+        """Begin a run anew on a network that an interrupted one has cut in part; what is open opens fully."""
+        self.steps, self.done, self.multiplier, self._keep = 0, False, 0.0, None
+        self.gates.raw = torch.where(self.gates.raw > 0, 1.0, 0.0)
+        self.gates.eps = self.schedule.eps[0]
+        self.worth = torch.zeros_like(self.worth)
+        self.opened = self.gates.opened
+
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs: tensors, numbers and bools."""
         return {
@@ -245,6 +255,11 @@ class Pruner:
                 f"{self.target_flops}. Resume with the same target, or prune again after this run."
             )
         gone = state["gone"].cpu()
+        if bool((self.gates.gone & ~gone).any()):
+            raise GDPError(
+                "Channels that this network has lost already were still there when the checkpoint was written. Build "
+                "the network anew, and resume with that one."
+            )
         if not torch.equal(gone, self.gates.gone):
             cut_to(self.gates, gone)
         device = self.gates.raw.device

@@ -156,5 +156,6 @@ def refuse_gated(model: nn.Module) -> None:
     if any(name.endswith(SUFFIX) for name, _ in model.named_buffers()):
         raise GDPError(
             f"This {type(model).__name__} has gates already, probably from a run that was interrupted. Finish it with "
-            "gdp.remove(network, pruner.graph, pruner.gates), or take the gates away with pruner.gates.withdraw()."
+            "gdp.remove(network, pruner.graph, pruner.gates), or, if nothing was cut yet, take the gates away with "
+            "pruner.gates.withdraw()."
         )

@@ -56,9 +56,16 @@ def save_pruned(model: nn.Module, path: str | os.PathLike[str], report: Report |
             "of its removal: save_pruned(model, path, report)."
         )
     ((prefix, found),) = pruned.items()
+    plan = found.plan.under(prefix)
+    other = [name for name, p in model.named_parameters() if name in plan.shapes and plan.shape(name) != tuple(p.shape)]
+    if other and not plan.blocks:
+        raise GDPError(
+            f"{type(model).__name__} was cut further after its report was made ({other[0]} has changed), probably by a "
+            "run that was interrupted. Finish that run before saving: trainer.fit once more, or gdp.remove."
+        )
     content = {
         "gdp": FORMAT,
-        "plan": found.plan.under(prefix).to_dict(),
+        "plan": plan.to_dict(),
         "state_dict": {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in model.state_dict().items()},
         "report": found.to_dict(),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -46,36 +46,24 @@ def cut(model: nn.Module, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> U
     check_optimizers({name: tensors[name] for name in plan.keep}, optimizers)
     kept_of = {id(tensors[name]): keep for name, keep in plan.keep.items()}
     fields = [(m, *_sizes(m, kept_of)) for m in model.modules()]
-    undo: list[Undo] = []
-    silenced: list[Undo] = []
-
-    def put_back() -> None:
-        for unsilence in silenced:
-            unsilence()
-        for step in undo:
-            step()
-
-    try:
+    with ExitStack() as undo:
         for name, keep in plan.keep.items():
             tensor = tensors[name]
             for state in (o.state[tensor] for o in optimizers if tensor in o.state):
                 for key, value in state.items():
                     if isinstance(value, Tensor) and value.numel() > 1:
-                        undo.append(partial(state.__setitem__, key, value))
+                        undo.callback(state.__setitem__, key, value)
                         state[key] = select(value, keep)
             grad = tensor.grad if tensor.is_leaf else None
-            undo.append(partial(_assign, tensor, tensor.data, grad))
+            undo.callback(_assign, tensor, tensor.data, grad)
             _assign(tensor, select(tensor.data, keep), None if grad is None else select(grad, keep))
         for module, describe, groups in fields:
             for field, value in describe(module, groups).items():
-                undo.append(partial(setattr, module, field, getattr(module, field)))
+                undo.callback(setattr, module, field, getattr(module, field))
                 setattr(module, field, value)
         for block in plan.blocks:
-            silenced.append(silence(model, block))
-    except Exception:
-        put_back()
-        raise
-    return put_back
+            undo.callback(silence(model, block))
+        return undo.pop_all().close
 
 
 def _assign(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
@@ -101,17 +89,20 @@ def check_optimizers(tensors: Mapping[str, Tensor], optimizers: Iterable[Optimiz
     Raises:
         GDPError: there is state that is no number and has another shape than its parameter.
     """
+    names = {id(tensor): name for name, tensor in tensors.items()}
     for optimizer in optimizers:
-        for name, tensor in tensors.items():
-            for key, value in optimizer.state.get(tensor, {}).items():
+        if not any(id(p) in names for group in optimizer.param_groups for p in group["params"]):
+            continue
+        for tensor, state in optimizer.state.items():  # LBFGS keeps that of all parameters with the first
+            for key, value in state.items():
                 sizes = [tuple(t.shape) for t in tree_leaves(value) if isinstance(t, Tensor)]
                 fits = isinstance(value, Tensor) and value.shape == tensor.shape
                 if any(math.prod(size) > 1 for size in sizes) and not fits:
                     raise GDPError(
-                        f"{type(optimizer).__name__} keeps {key!r} of shape {', '.join(map(str, sizes))} for {name} of "
-                        f"shape {tuple(tensor.shape)}; gdp can cut state of the parameter's own shape only (momentum, "
-                        "Adam's moments). Cut when training is over, GDPCallback(shrink='end'), or make a new "
-                        "optimizer for the small network."
+                        f"{type(optimizer).__name__} keeps {key!r} of shape {', '.join(map(str, sizes[:3]))} for "
+                        f"{names.get(id(tensor), 'a parameter')} of shape {tuple(tensor.shape)}; gdp can cut state of "
+                        "the parameter's own shape only (momentum, Adam's moments). Cut when training is over, "
+                        "GDPCallback(shrink='end'), or make a new optimizer for the small network."
                     )
 
 
