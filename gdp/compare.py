@@ -39,6 +39,10 @@ class Difference:
             absolute, relative = max(absolute, worst), max(relative, worst / size if size else float("inf"))
         return cls(absolute, relative)
 
+    def or_worse(self, other: Difference) -> Difference:
+        """The larger of two differences."""
+        return Difference(max(self.absolute, other.absolute), max(self.relative, other.relative))
+
     def exact(self, outputs: list[Tensor]) -> bool:
         """Whether this is no more than rounding in the type of the outputs. Never true for NaN."""
         double = all(t.dtype == torch.float64 for t in outputs if t.is_floating_point())

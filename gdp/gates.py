@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from gdp.compare import Difference
 from gdp.errors import GDPError
 from gdp.graph import ChannelGraph
 from gdp.readers import SUFFIX, Reader, act, attach, detach, find_readers, refuse_gated
@@ -53,6 +54,7 @@ class Gates:
         readers: the gated weights.
         index: the index vectors of all readers, one after the other.
         gone: channels that were cut out of the network already, shape (channels of all groups,); all are closed.
+        difference: the largest that these cuts made to the outputs, by rounding.
         copies: copies of the network, or of its submodule of that name, which are gated and cut along.
     """
 
@@ -68,6 +70,7 @@ class Gates:
         self.readers = find_readers(model, graph, self.spans, len(self.raw))
         self.index = torch.cat([torch.empty(0, dtype=torch.long), *(r.index for r in self.readers)])
         self.gone = torch.zeros(len(self.raw), dtype=torch.bool)
+        self.difference = Difference(0.0, 0.0)
         self.copies: list[tuple[str, nn.Module]] = []
         self._twins: list[tuple[int, nn.Module]] = []  # place of a reader, and its module in a copy
         self._acting = False

@@ -97,7 +97,7 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
             f"{type(model).__name__} is counted in a way gdp does not know. The removal itself is exact.",
             stacklevel=2,
         )
-    earlier = recall(model)
+    difference, earlier = difference.or_worse(gates.difference), recall(model)
     report = Report(
         flops_before=graph.flops.dense,
         flops_after=flops_after,

@@ -25,8 +25,8 @@ class Report:
         params_before, params_after: elements of all parameters.
         groups: name, kept and total channels of every group.
         frozen: the channels that had to stay, and why.
-        max_abs, max_rel: largest difference between the outputs of the gated and of the cut network on the example
-            input and on random numbers of its shape, absolute, and relative to the largest output.
+        max_abs, max_rel: largest difference that any cut made to the network's outputs on the example input and on
+            random numbers of its shape, absolute, and relative to the largest output.
         plan: which entries of which tensors were kept.
         blocks: residual branches that went as a whole; the constant that they added stays.
         trial: nothing was changed; this is the smallest network that `gdp.check` tried.

@@ -31,7 +31,9 @@ def shrink(gates: Gates, optimizers: Iterable[Optimizer] = ()) -> Undo | None:
     gone = _removable(gates)
     if torch.equal(gone, gates.gone):
         return None
-    return verified(gates.model, gates.graph.inputs, partial(cut_to, gates, gone), optimizers)[1]
+    difference, undo = verified(gates.model, gates.graph.inputs, partial(cut_to, gates, gone), optimizers)
+    gates.difference = gates.difference.or_worse(difference)
+    return undo
 
 
 def cut_to(gates: Gates, gone: Tensor, optimizers: Iterable[Optimizer] = ()) -> Undo:
