@@ -5,6 +5,7 @@ RUN := OMP_NUM_THREADS=1 $(BIN)/python
 DATA ?=
 ARGS ?=
 N ?= 1000
+BENCH ?= step_overhead
 
 .PHONY: setup demo test fuzz lint bench coverage digits-table train-digits has-cifar10 train-cifar10 has-imagenet train-imagenet
 
@@ -28,15 +29,15 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# one of: step_overhead, training_cost, latency, latency_cost, scale, trace_time; its options in ARGS
 bench: setup
-	$(RUN) benchmarks/step_overhead.py $(ARGS)
-	$(RUN) benchmarks/trace_time.py $(ARGS)
+	$(RUN) -m benchmarks.$(BENCH) $(ARGS)
 
 coverage: setup
 	$(RUN) -m benchmarks.coverage $(ARGS)
 
 digits-table: setup
-	$(RUN) benchmarks/digits.py $(ARGS)
+	$(RUN) -m benchmarks.digits $(ARGS)
 
 train-digits: setup
 	$(RUN) -m lightning_modules.train fit --config configs/digits_resnet20.yaml $(ARGS)
