@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytorch_lightning as pl
 import torch
 from nets import conv
@@ -109,3 +115,14 @@ def trainer(*callbacks, epochs: int = 8, **kw) -> pl.Trainer:
         "logger": False,
     }
     return pl.Trainer(max_epochs=epochs, callbacks=list(callbacks), accelerator="cpu", **(quiet | kw))
+
+
+def two_processes(script: str, folder: Path) -> tuple[dict, dict]:
+    """Run a script of this folder, which starts a second process by itself; what the two of them have written."""
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{here}:{here.parent}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(here / script), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    return first, second

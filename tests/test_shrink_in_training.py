@@ -1,16 +1,11 @@
 """`GDPCallback(shrink=...)` with real Trainers: the same network in the end, whatever else takes part in the run."""
 
 import copy
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from lit import Lit, images, loader, small_net, trainer
+from lit import Lit, images, loader, small_net, trainer, two_processes
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -268,12 +263,7 @@ def test_a_cut_that_fails_on_the_way_waits_for_the_end():
 
 
 def test_two_processes_shrink_alike_and_end_as_if_cut_at_the_end(tmp_path):
-    here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": f"{here}:{here.parent}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(here / "ddp_shrink_script.py"), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    first, second = two_processes("ddp_shrink_script.py", tmp_path)
     assert {k: v for k, v in first.items() if k != "alone"} == {k: v for k, v in second.items() if k != "alone"}
     for late, early in ((first["end"], first["epoch"]), (first["end"], first["2"])):
         assert late["plan"] == early["plan"] and late["sizes"][-1] > 2 * early["sizes"][-1]
