@@ -14,6 +14,10 @@ def gate_gradient(weight: Tensor, grad: Tensor, dim: int) -> Tensor:
     With `V = W * g` the chain rule gives `sum(W_c * dL/dW_c) = g_c * dL/dg_c`: the gate's gradient is in the weight's.
     """
     found = weight * grad
+    if found.dim() == 1:
+        return found
+    if not found.is_contiguous():  # channels last
+        return found.sum([d for d in range(found.dim()) if d != dim])
     if dim > 0:  # whole rows first: several times as fast as all at once
         found = found.sum(tuple(range(dim)))
     return found.sum(tuple(range(1, found.dim()))) if found.dim() > 1 else found
