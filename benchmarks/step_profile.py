@@ -14,10 +14,11 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import gdp
+from gdp import readers
 
 PARTS = {
-    "multiply": "`gate * weight`, forward",
-    "backward": "`gate * weight`, backward",
+    "multiply": "`gate * weight`, in forward and again for backward",
+    "backward": "its own backward",
     "watch": "`watch()`: gradients read",
     "move": "`step()`: gates moved",
     "choose": "`_select()`: channels chosen",
@@ -56,9 +57,7 @@ def _recorded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 def _naming(pruner: gdp.Pruner) -> ExitStack:
     """Put the profiler's names around the parts of gdp, until the stack is closed."""
     stack = ExitStack()
-    for cls, tensor in {(type(reader.module), reader.tensor) for reader in pruner.gates.readers}:
-        gated = _recorded("multiply", vars(cls)[tensor].fget)
-        stack.enter_context(mock.patch.object(cls, tensor, property(gated)))
+    stack.enter_context(mock.patch.object(readers, "gated_weight", _recorded("multiply", readers.gated_weight)))
     for name, method in {"watch": "watch", "move": "step", "choose": "_select"}.items():
         stack.enter_context(mock.patch.object(pruner, method, _recorded(name, getattr(pruner, method))))
     return stack

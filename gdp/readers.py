@@ -23,11 +23,16 @@ SUFFIX = "_gdp_gate"  # the buffer beside a gated weight: `conv.weight` has `con
 PRODUCT = "_gdp_product"  # the gated weight, while its layer computes
 
 
+def gated_weight(weight: Tensor, gate: Tensor) -> Tensor:
+    """What a layer computes with."""
+    return weight * gate.to(weight.dtype)
+
+
 @cache
 def _gated_class(cls: Any, tensor: str) -> Any:
     def product(self: nn.Module) -> Tensor | None:
         weight, gate = self._parameters[tensor], self._buffers[tensor + SUFFIX]
-        return None if weight is None or gate is None else weight * gate.to(weight.dtype)
+        return None if weight is None or gate is None else gated_weight(weight, gate)
 
     def gated(self: nn.Module) -> Tensor | None:
         return self.__dict__.get(PRODUCT) if PRODUCT in self.__dict__ else product(self)
@@ -36,7 +41,7 @@ def _gated_class(cls: Any, tensor: str) -> Any:
         weight, gate = self._parameters[tensor], self._buffers[tensor + SUFFIX]
         if weight is None or gate is None or not (torch.is_grad_enabled() and _nobody_else_saves()):
             return cls.forward(self, *args, **kwargs)
-        used = self.__dict__[PRODUCT] = weight * gate.to(weight.dtype)
+        used = self.__dict__[PRODUCT] = gated_weight(weight, gate)
         try:
             with saved_tensors_hooks(*_recomputed(weight, gate, used)):
                 return cls.forward(self, *args, **kwargs)
@@ -63,7 +68,7 @@ def _recomputed(weight: Tensor, gate: Tensor, used: Tensor) -> tuple[Callable[[T
                 "a weight that is needed for the gradient has been changed in place between forward and backward; call "
                 "backward before the optimizer's step, or run forward again"
             )
-        return weight.detach() * gate.to(weight.dtype)
+        return gated_weight(weight.detach(), gate)
 
     return pack, unpack
 
