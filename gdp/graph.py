@@ -124,7 +124,7 @@ class FlopModel:
         """FLOPs with `opened` channels left per group, shape (..., groups), int64."""
         n = self.lengths(opened)
         terms = self.coef * n[..., self.row] * n[..., self.col]
-        if bool((self.switch >= 0).any()):
+        if self._switched:
             terms = torch.where((self.switch >= 0) & (opened[..., self.switch] == 0), 0, terms)
         return self.const + terms.sum(-1)
 
@@ -135,11 +135,15 @@ class FlopModel:
     def marginal(self, opened: Tensor) -> Tensor:
         """FLOPs one channel of every group carries at these counts, shape (groups,), float64."""
         coef, row, col, offset, axis, group, mult = self._arrays
-        off = (self.switch >= 0) & (opened[self.switch] == 0)
-        coef = np.where(off.numpy(), 0, coef)
+        if self._switched:
+            coef = np.where(((self.switch >= 0) & (opened[self.switch] == 0)).numpy(), 0, coef)
         n = offset + np.bincount(axis, mult * opened.numpy()[group], len(offset))
         by_axis = np.bincount(row, coef * n[col], len(n)) + np.bincount(col, coef * n[row], len(n))
         return torch.from_numpy(np.bincount(group, mult * by_axis[axis], len(self.sizes)))
+
+    @cached_property
+    def _switched(self) -> bool:
+        return bool((self.switch >= 0).any())
 
     @cached_property
     def _arrays(self) -> tuple[np.ndarray, ...]:
