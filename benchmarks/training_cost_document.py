@@ -57,7 +57,7 @@ Figures are means over the seeds; in brackets every seed, where there are severa
 
 ![Seconds per epoch](training_cost.svg)
 
-Seconds of the training steps in each epoch, without cutting; means over the seeds.
+CPU time (on a GPU: seconds) of the training steps in each epoch, without cutting; means over the seeds.
 """
 
 
@@ -171,13 +171,14 @@ def picture(path: Path, runs: list[dict[str, Any]]) -> None:
         lines, columns, figsize=(5.5 * columns, 3.6 * lines), squeeze=False, layout="constrained"
     )
     for ax, saved in zip(axes.flat, runs, strict=False):
+        clock = "wall" if saved["case"]["device"] == "cuda" else "cpu"  # CPU time: other load does not enter
         for name in WAYS:
-            by_seed = [[e["steps"]["wall"] for e in seed[name]["epochs"]] for seed in saved["seeds"]]
+            by_seed = [[e["steps"][clock] for e in seed[name]["epochs"]] for seed in saved["seeds"]]
             means = [mean(epoch) for epoch in zip(*by_seed, strict=True)]
             ax.plot(range(1, len(means) + 1), means, STYLES[name], color=COLORS[name], label=name, linewidth=1.8)
         ax.set_title(title(Case(**saved["case"])), fontsize=11)
         ax.set_xlabel("epoch")
-        ax.set_ylabel("seconds per epoch")
+        ax.set_ylabel("CPU seconds per epoch" if clock == "cpu" else "seconds per epoch")
         ax.set_ylim(bottom=0)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.3)
