@@ -20,13 +20,14 @@ from gdp.errors import GDPError
 from gdp.graph import ChannelGraph
 
 SUFFIX = "_gdp_gate"  # the buffer beside a gated weight: `conv.weight` has `conv.weight_gdp_gate`
+LARGE = 2**16  # elements of a weight from which it pays to save memory and passes over it
 PRODUCT = "_gdp_product"  # the gated weight, while its layer computes
 
 
 def gated_weight(weight: Tensor, gate: Tensor) -> Tensor:
     """What a layer computes with."""
     factor = gate.to(weight.dtype)
-    if weight.dim() > 2 and len(gate) == 1 and weight.is_contiguous():
+    if weight.numel() >= LARGE and weight.dim() > 2 and len(gate) == 1 and weight.is_contiguous():
         factor = factor.expand(1, *weight.shape[1:]).contiguous()  # one long row is multiplied several times as fast
     return weight * factor
 
@@ -42,7 +43,9 @@ def _gated_class(cls: Any, tensor: str) -> Any:
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         weight, gate = self._parameters[tensor], self._buffers[tensor + SUFFIX]
-        if weight is None or gate is None or not (torch.is_grad_enabled() and _nobody_else_saves()):
+        if weight is None or gate is None or weight.numel() < LARGE:
+            return cls.forward(self, *args, **kwargs)
+        if not torch.is_grad_enabled() or not _nobody_else_saves():
             return cls.forward(self, *args, **kwargs)
         used = self.__dict__[PRODUCT] = gated_weight(weight, gate)
         try:

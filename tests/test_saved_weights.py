@@ -15,6 +15,11 @@ import gdp
 from gdp import readers
 
 
+@pytest.fixture(autouse=True)
+def small_weights_count(monkeypatch):
+    monkeypatch.setattr(readers, "LARGE", 0)
+
+
 def gated(net: nn.Module, x) -> gdp.gates.Gates:
     graph = gdp.trace(net, x)
     gates = gdp.insert_gates(net, graph)
