@@ -18,6 +18,7 @@ from gdp.example import example_inputs, find_network
 from gdp.follow import cut_on_the_way, follow_averages, refuse_cuts
 from gdp.gates import Gates
 from gdp.hooks import extend_once, refuse_gated_state, refuse_setup, total_steps
+from gdp.latency import latency_model
 from gdp.preflight import preflight, trained_readers_only
 from gdp.pruner import Pruner, Schedule
 from gdp.removal import remove
@@ -209,11 +210,13 @@ class GDPCallback(pl.Callback):
         graph = trace(network, example_inputs(pl_module, name, array, batch), ignore, self.blocks)
         graph = preflight(network, trained_readers_only(network, graph))
         widths = Widths.of(graph, self.min_channels, self.round_to)
-        self.pruner = Pruner(network, graph, self.target_flops, schedule=self.schedule, widths=widths)
+        cost = latency_model(network, graph, trainer.strategy.root_device) if self.schedule.cost == "latency" else None
+        self.pruner = Pruner(network, graph, self.target_flops, schedule=self.schedule, widths=widths, cost=cost)
         channels, stay = sum(g.size for g in graph.groups), len(graph.frozen)
         parts = "1 part stays" if stay == 1 else f"{stay} parts stay"
         rank_zero_info(
-            f"gdp: pruning {name or type(network).__name__} to {self.target_flops:.0%} of {graph.flops.dense:,} FLOPs; "
+            f"gdp: pruning {name or type(network).__name__} to {self.target_flops:.0%} of "
+            f"{f'{graph.flops.dense:,} FLOPs' if cost is None else 'its measured time'}; "
             f"{channels} channels in {len(graph.groups)} groups can go, {parts}."
         )
 

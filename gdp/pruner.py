@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from gdp.budget import allowance, check_reachable, check_target
 from gdp.errors import GDPError
 from gdp.gates import insert_gates
-from gdp.graph import ChannelGraph
+from gdp.graph import ChannelGraph, FlopModel
 from gdp.polarize import anneal, gate_gradient, move, sensitivity, settle
 from gdp.selection import Ranking, select_channels
 from gdp.shrink import cut_to, shrink
@@ -35,6 +35,8 @@ class Schedule:
         eps: sharpness of the polar gate at the beginning and at the end of the window.
         memory: weight of the past in the running mean of squared gate gradients.
         watch: look at the gradients every so many steps.
+        cost: what the budget counts: "flops", or "latency", the time that every layer takes on this device, measured
+            on the example input before training; `target_flops` is then the fraction of that time which remains.
     """
 
     start: float = 0.1
@@ -43,10 +45,13 @@ class Schedule:
     eps: tuple[float, float] = (0.1, 1e-4)
     memory: float = 0.95
     watch: int = 2
+    cost: Literal["flops", "latency"] = "flops"
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end <= 1:
             raise GDPError(f"Expected 0 <= start < end <= 1 in the schedule, but got {self.start} and {self.end}.")
+        if self.cost not in ("flops", "latency"):
+            raise GDPError(f"Expected cost to be 'flops' or 'latency', but got {self.cost!r}.")
         if self.glide < 1 or self.watch < 1:
             raise GDPError(f"Expected glide and watch of at least 1 step, but got {self.glide} and {self.watch}.")
         if not 0 < self.eps[1] <= self.eps[0] or not 0 <= self.memory < 1:
@@ -68,6 +73,7 @@ class Pruner:
         total_steps: optimizer steps in the whole run; may be set later, but before the first `step()`.
         schedule: when and how fast.
         widths: which numbers of channels are legal; default: every one from 1 on.
+        cost: what the budget counts; default: the FLOPs of `graph`. See `gdp.latency.latency_model`.
 
     Attributes:
         worth: running mean of the squared gate gradient of every channel.
@@ -91,10 +97,12 @@ class Pruner:
         total_steps: int = 0,
         schedule: Schedule | None = None,
         widths: Widths | None = None,
+        cost: FlopModel | None = None,
     ) -> None:
         check_target(target_flops)
         self.widths = widths or Widths.of(graph)
-        check_reachable(graph, target_flops, self.widths)
+        self.cost = cost or graph.flops
+        check_reachable(replace(graph, flops=self.cost), target_flops, self.widths)
         self.graph = graph
         self.target_flops = target_flops
         self.total_steps = total_steps
@@ -120,8 +128,8 @@ class Pruner:
 
     @property
     def remaining(self) -> float:
-        """Fraction of the dense FLOPs that the channels in `opened` cost."""
-        return self.graph.flops.count(self.opened) / self.graph.flops.dense
+        """Fraction of the dense FLOPs (or time) that the channels in `opened` cost."""
+        return self.cost.count(self.opened) / self.cost.dense
 
     @torch.no_grad()
     def watch(self) -> None:
@@ -193,7 +201,7 @@ class Pruner:
 
     def _select(self, fraction: float) -> None:
         """Choose what fits into this fraction of the FLOPs now, keeping open a way to meet the target exactly later."""
-        raw, flops = self.gates.raw.cpu(), self.graph.flops
+        raw, flops = self.gates.raw.cpu(), self.cost
         worth, alive, group_of = self.worth.cpu(), raw > 0, self.gates.group_of
         target = int(self.target_flops * flops.dense)
         slack = target - math.ceil((self.target_flops - TOLERANCE) * flops.dense)
@@ -234,6 +242,7 @@ class Pruner:
             "multiplier": self.multiplier,
             "keep": self._keep,
             "gone": self.gates.gone,
+            "cost": self.cost.coef,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -262,6 +271,8 @@ class Pruner:
             )
         if not torch.equal(gone, self.gates.gone):
             cut_to(self.gates, gone)
+        if self.cost is not self.graph.flops:  # times would be others if they were measured again
+            self.cost = replace(self.cost, coef=state["cost"].cpu())
         device = self.gates.raw.device
         self.gates.raw, self.gates.eps = state["raw"].to(device), state["eps"]
         self.worth, self.steps, self.done = state["worth"].to(device), state["steps"], state["done"]

@@ -1,0 +1,82 @@
+"""A budget in measured time instead of FLOPs."""
+
+import copy
+import time
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from lit import Lit, loader, trainer
+from nets import Residual, conv, inputs
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+
+import gdp
+from gdp.latency import UNITS, latency_model
+
+
+class Slow(nn.Conv2d):
+    """A conv that takes a millisecond per 32 pairs of channels, whatever its FLOPs."""
+
+    def forward(self, x):
+        time.sleep(1e-3 * self.in_channels * self.out_channels / 32)
+        return super().forward(x)
+
+
+class WithSlow(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(conv(3, 16), conv(16, 16), Slow(16, 16, 1), nn.ReLU(), conv(16, 16), nn.Conv2d(16, 4, 1))
+
+
+def test_the_layers_add_up_to_the_whole_and_nothing_is_left_behind():
+    net = Residual().train()
+    graph, before = gdp.trace(net, inputs(net)), copy.deepcopy(net.state_dict())
+    model = latency_model(net, graph)
+    assert model.dense == pytest.approx(UNITS, rel=0.3) and model.count(model.sizes // 2) < 0.8 * model.dense
+    assert net.training and not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def opened(cost: str) -> dict[str, int]:
+    torch.manual_seed(0)
+    net = WithSlow()
+    graph = gdp.trace(net, torch.randn(1, 3, 12, 12))
+    pruner = gdp.Pruner(net, graph, 0.5, cost=latency_model(net, graph) if cost == "latency" else None)
+    pruner.worth = torch.ones_like(pruner.worth) + 0.01 * torch.rand(len(pruner.worth))
+    pruner.finish()
+    assert 0.48 <= pruner.remaining <= 0.5
+    return {g.name: n for g, n in zip(graph.groups, pruner.gates.opened.tolist(), strict=True)}
+
+
+def test_what_takes_time_is_cut_first():
+    by_flops, by_time = opened("flops"), opened("latency")
+    around = ("1.0", "2")  # what the slow layer reads and makes
+    assert all(by_time[name] < by_flops[name] for name in around)
+    assert all(by_time[name] == 16 for name in by_time if name not in around)
+
+
+def test_a_run_meets_its_target_in_time_and_resumes_with_the_same_table(tmp_path):
+    class LitSlow(Lit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(*WithSlow(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def fit(resume=None):
+        pl.seed_everything(0)
+        lit, pruning = LitSlow(), gdp.GDPCallback(0.6, schedule=gdp.Schedule(cost="latency"))
+        save = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+        run = trainer(pruning, save, epochs=6, enable_checkpointing=True)
+        run.fit(lit, loader(), ckpt_path=resume)
+        assert 0.58 <= run.callback_metrics["gdp/flops"].item() <= 0.6
+        return lit, pruning.report
+
+    whole, report = fit()
+    assert report.remaining > 0.6  # in FLOPs: the slow layer has few of them
+    again, report_again = fit(next(tmp_path.glob("epoch=2*.ckpt")))
+    assert report_again.plan == report.plan
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
+
+
+def test_other_costs_are_refused():
+    with pytest.raises(gdp.GDPError, match="Expected cost to be 'flops' or 'latency', but got 'energy'"):
+        gdp.Schedule(cost="energy")
