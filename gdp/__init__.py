@@ -5,9 +5,10 @@ from gdp.errors import GDPError
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph
 from gdp.preflight import check
-from gdp.pruner import Pruner, Schedule
+from gdp.pruner import Pruner
 from gdp.removal import remove
 from gdp.report import Report
+from gdp.schedule import Schedule
 from gdp.store import load_pruned, save_pruned
 from gdp.trace import trace
 

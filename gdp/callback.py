@@ -20,9 +20,10 @@ from gdp.gates import Gates
 from gdp.hooks import extend_once, refuse_gated_state, refuse_setup, total_steps
 from gdp.latency import latency_model
 from gdp.preflight import preflight, trained_readers_only
-from gdp.pruner import Pruner, Schedule
+from gdp.pruner import Pruner
 from gdp.removal import remove
 from gdp.report import Report
+from gdp.schedule import Schedule
 from gdp.shrink import cuttable
 from gdp.store import recall
 from gdp.trace import check_ignore, trace

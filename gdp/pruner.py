@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,48 +16,13 @@ from gdp.errors import GDPError
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph, FlopModel
 from gdp.polarize import anneal, gate_gradient, move, sensitivity, settle
+from gdp.schedule import Schedule
 from gdp.selection import Ranking, select_channels
 from gdp.shrink import cut_to, shrink
 from gdp.surgery import Undo
 from gdp.widths import Widths
 
 TOLERANCE = 0.01  # what remains lies in [target - TOLERANCE, target], if channels are small enough for that
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When and how fast gates close. Times are fractions of the run.
-
-    Attributes:
-        start: where the window begins; until then gates only watch the gradients.
-        end: where the window ends; the target holds from here on, and the rest of the run trains the small network.
-        glide: steps a gate takes from open to closed; shorter if the window is short.
-        eps: sharpness of the polar gate at the beginning and at the end of the window.
-        memory: weight of the past in the running mean of squared gate gradients.
-        watch: look at the gradients every so many steps.
-        cost: what the budget counts: "flops", or "latency", the time that every layer takes on this device, measured
-            on the example input before training; `target_flops` is then the fraction of that time which remains.
-    """
-
-    start: float = 0.1
-    end: float = 0.6
-    glide: int = 50
-    eps: tuple[float, float] = (0.1, 1e-4)
-    memory: float = 0.95
-    watch: int = 2
-    cost: Literal["flops", "latency"] = "flops"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.start < self.end <= 1:
-            raise GDPError(f"Expected 0 <= start < end <= 1 in the schedule, but got {self.start} and {self.end}.")
-        if self.cost not in ("flops", "latency"):
-            raise GDPError(f"Expected cost to be 'flops' or 'latency', but got {self.cost!r}.")
-        if self.glide < 1 or self.watch < 1:
-            raise GDPError(f"Expected glide and watch of at least 1 step, but got {self.glide} and {self.watch}.")
-        if not 0 < self.eps[1] <= self.eps[0] or not 0 <= self.memory < 1:
-            raise GDPError(
-                f"Expected 0 < eps end <= eps start and memory in [0, 1), but got {self.eps}, {self.memory}."
-            )
 
 
 class Pruner:

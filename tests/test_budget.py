@@ -9,8 +9,8 @@ from torch import nn
 
 import gdp
 from gdp.budget import allowance, check_reachable, check_target, lowest
+from gdp.exchange import _neighbours as neighbours
 from gdp.selection import Ranking, select_channels
-from gdp.selection import _neighbours as neighbours
 from gdp.widths import Widths
 
 X = torch.randn(1, 3, 12, 12)
