@@ -216,7 +216,7 @@ def _closer(
     if (limit + 1).double().prod() <= EXCHANGES:  # every vector of counts can be tried
         return exchanged(opened, floor, limit, worth, flops, widths, budget, slack)
     dear = np.flatnonzero((widths.costs(opened, flops) > slack) & ((opened > 0) & (opened < limit)).numpy())[:DEAR]
-    found = [opened]
+    found = []
     for group in dear.tolist():
         least = floor.clone()
         least[group] = widths.wider(opened, group)[group]
