@@ -7,7 +7,7 @@ ARGS ?=
 N ?= 1000
 BENCH ?= step_overhead
 
-.PHONY: setup demo test fuzz lint bench coverage digits-table train-digits has-cifar10 train-cifar10 has-imagenet train-imagenet
+.PHONY: setup demo test compatibility fuzz lint bench coverage digits-table train-digits has-cifar10 train-cifar10 has-imagenet train-imagenet
 
 setup: .venv/ready
 
@@ -20,7 +20,11 @@ demo: setup
 	$(RUN) -m lightning_modules.demo $(ARGS)
 
 test: setup
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n 2 --dist worksteal $(ARGS)
+
+# runs the tests that prove a feature, and writes docs/compatibility.md from them
+compatibility: setup
+	$(RUN) -m pytest -m feature --compatibility=docs/compatibility.md $(ARGS)
 
 fuzz: setup
 	RANDOM_NETS=$(N) $(RUN) -m pytest tests/test_random_nets.py -s -p no:logging $(ARGS)

@@ -1,5 +1,10 @@
+from pathlib import Path
+
+import features
 import pytest
 import torch
+
+import gdp
 
 torch.set_num_threads(1)
 
@@ -7,3 +12,25 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def same_weights_every_time():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def refusal(request):
+    """Expects the sentence of the test's `refused` mark."""
+    sentence = request.node.get_closest_marker("feature").kwargs["sentence"]
+    assert sentence
+    return pytest.raises(gdp.GDPError, match=features.pattern(sentence))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--compatibility", help="write the table of what the tests marked as features prove to this file")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "feature(area, name, outcome, sentence): a row of docs/compatibility.md")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    target = session.config.getoption("--compatibility")
+    if target and exitstatus == 0:
+        Path(target).write_text(features.document(session.items))
