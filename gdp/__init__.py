@@ -1,6 +1,7 @@
 """gdp makes a convolutional network smaller while it trains, exactly at its FLOPs target (GDP, arXiv 2109.02220)."""
 
 from gdp.callback import GDPCallback
+from gdp.checkpoint import load_checkpoint
 from gdp.errors import GDPError
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph
@@ -11,6 +12,7 @@ from gdp.report import Report
 from gdp.schedule import Schedule
 from gdp.store import load_pruned, save_pruned
 from gdp.trace import trace
+from gdp.zeros import remove_zeros
 
 __version__ = "0.1.0"
 
@@ -23,8 +25,10 @@ __all__ = [
     "Schedule",
     "check",
     "insert_gates",
+    "load_checkpoint",
     "load_pruned",
     "remove",
+    "remove_zeros",
     "save_pruned",
     "trace",
 ]

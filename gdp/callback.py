@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
-from pytorch_lightning.utilities.seed import isolate_rng
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from gdp.budget import check_target
+from gdp.checkpoint import load, pruned, resume, snapshot
+from gdp.entry import start_pruning
 from gdp.errors import GDPError
-from gdp.example import example_inputs, find_network
+from gdp.example import find_network
+from gdp.families import Callback
+from gdp.files import check_intact
 from gdp.follow import cut_on_the_way, follow_averages, refuse_cuts
 from gdp.gates import Gates
-from gdp.hooks import extend_once, refuse_gated_state, refuse_setup, total_steps
-from gdp.latency import latency_model
-from gdp.preflight import preflight, trained_readers_only
+from gdp.hooks import extend_once, lives_here, refuse_setup
+from gdp.progress import Clock, refuse_optimizers
 from gdp.pruner import Pruner
-from gdp.removal import remove
+from gdp.removal import fold, remove
 from gdp.report import Report
 from gdp.schedule import Schedule
 from gdp.shrink import cuttable
 from gdp.store import recall
-from gdp.trace import check_ignore, trace
-from gdp.widths import Widths, check_widths
+from gdp.trace import check_ignore
+from gdp.widths import check_widths
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 
-class GDPCallback(pl.Callback):
+class GDPCallback(Callback):
     """Prune the network of a LightningModule while it trains, until `target_flops` of its FLOPs remain.
 
     When `fit` returns, the network is plain and small: no gate, mask or hook is left, and it computes what the trained
@@ -88,45 +92,41 @@ class GDPCallback(pl.Callback):
         self.blocks, self.min_channels, self.round_to = blocks, min_channels, round_to
         self.report: Report | None = None
         self.pruner: Pruner | None = None
-        self._last_global_step = 0
-        self._waits = False  # for the end of training, since a cut on the way failed
-        self._guard: RemovableHandle | None = None
+        self._clock = Clock()
+        self._waits = False  # for the end of training, since cuts on the way are not possible
+        self._closed: Tensor | None = None  # channels that were cut in all
         self._restore: list[Callable[[], None]] = []
 
     # Gates go in when the module is complete, after its own `setup` and `configure_model`, and before a checkpoint is
     # restored and the strategy wraps it; what was cut by then goes before the weights are loaded. Lightning calls no
     # callback at these moments, so two hooks of the module are extended for once.
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage != "fit":
-            if self.report is not None:
-                self._guard = pl_module.register_load_state_dict_pre_hook(refuse_gated_state)
-            return
-        refuse_setup(trainer)
-        self._give_up()  # what an interrupted fit left
-        self._waits = False
-
         def configure_model(original: Callable[[], None]) -> None:
             original()
             with torch.device("cpu"):  # Lightning calls this with the accelerator as the default device
                 self._insert(trainer, pl_module)
 
         def on_load_checkpoint(original: Callable[[dict[str, Any]], None], checkpoint: dict[str, Any]) -> None:
-            self._follow_averages(trainer, pl_module)
-            self.load_state_dict(checkpoint.get("callbacks", {}).get(self.state_key, {}))
+            (self._resume if stage == "fit" else self._load)(trainer, pl_module, checkpoint)
             original(checkpoint)
 
-        self._restore = [extend_once(pl_module, hook) for hook in (configure_model, on_load_checkpoint)]
+        if stage == "fit":
+            refuse_setup(trainer)
+            self._give_up()  # what an interrupted fit left
+            self._waits = not lives_here(trainer)
+            self._restore = [extend_once(pl_module, configure_model)]
+        self._restore.append(extend_once(pl_module, on_load_checkpoint))
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore_hooks()
         self._follow_averages(trainer, pl_module)
         if self.pruner is not None:
+            refuse_optimizers(trainer)
             self.pruner.resume()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None:
-            self.pruner.total_steps = total_steps(trainer)
-            self._last_global_step = trainer.global_step
+            self._clock.start(trainer, self.pruner)
             self._refuse_cuts(trainer, pl_module, self.pruner.gates)
 
     # averages may be made at any time
@@ -136,26 +136,27 @@ class GDPCallback(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._follow_averages(trainer, pl_module)
 
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        if self.pruner is not None:
+            self._clock.see(loss)
+
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         if self.pruner is not None:
-            self.pruner.watch()
+            self._clock.watch(trainer, optimizer, self.pruner)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.pruner is None:
             return
-        # with gradient accumulation most batches end without a step; several optimizers count several steps per batch
-        stepped = trainer.global_step != self._last_global_step
+        stepped = self._clock.step(trainer, self.pruner)
         if stepped:
-            self._last_global_step = trainer.global_step
-            self.pruner.step()
-            pl_module.log_dict(self._progress(), prog_bar=True)
+            pl_module.log_dict(self._progress(self.pruner), prog_bar=True)
             if self.pruner.steps == 1:  # now the optimizers have state
                 self._refuse_cuts(trainer, pl_module, self.pruner.gates)
-        if self._is_due(trainer, stepped):
+        if self._is_due(trainer, self.pruner, stepped):
             self._cut(trainer, pl_module, self.pruner)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -169,27 +170,35 @@ class GDPCallback(pl.Callback):
             self._remove(trainer, self.pruner)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._restore_hooks()
-        if self._guard is not None:
+        self._clean_up()
+        if isinstance(exception, GDPError) and trainer.state.fn != "fit":
             # else Lightning would load the refused checkpoint again, without being asked
             trainer._checkpoint_connector._loaded_checkpoint = {}
-        self._drop_guard()
-        if self.pruner is not None and self.pruner.steps == 0:
-            self._give_up()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._drop_guard()
+        self._clean_up()
 
     @property
     def state_key(self) -> str:
         return self._generate_state_key(module=self.module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"pruner": self.pruner.state_dict()} if self.pruner is not None else {}
+        return {} if self.pruner is None else {"pruner": self.pruner.state_dict(), **self._clock.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.pruner is not None and "pruner" in state_dict:
             self.pruner.load_state_dict(state_dict["pruner"])
+            self._clock.load_state_dict(state_dict)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        name, network = find_network(pl_module, self.module)
+        state = checkpoint["callbacks"].setdefault(self.state_key, {})
+        if self.pruner is not None:
+            state.update(snapshot(pl_module, name, self.pruner.gates))
+        elif self.report is not None and recall(network) is self.report:
+            state.update(pruned(name, self.report))
 
     def _insert(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         name, network = find_network(pl_module, self.module)
@@ -203,43 +212,55 @@ class GDPCallback(pl.Callback):
                 "fraction of the FLOPs before that run."
             )
             return
-        self.report = self.pruner = None
-        array = pl_module.example_input_array
-        batch = None if array is not None else _first_batch(trainer)
-        # names may be given as the LightningModule has them
-        ignore = [p.removeprefix(f"{name}.") if isinstance(p, str) and name else p for p in self.ignore]
-        graph = trace(network, example_inputs(pl_module, name, array, batch), ignore, self.blocks)
-        graph = preflight(network, trained_readers_only(network, graph))
-        widths = Widths.of(graph, self.min_channels, self.round_to)
-        cost = latency_model(network, graph, trainer.strategy.root_device) if self.schedule.cost == "latency" else None
-        self.pruner = Pruner(network, graph, self.target_flops, schedule=self.schedule, widths=widths, cost=cost)
-        channels, stay = sum(g.size for g in graph.groups), len(graph.frozen)
-        parts = "1 part stays" if stay == 1 else f"{stay} parts stay"
-        rank_zero_info(
-            f"gdp: pruning {name or type(network).__name__} to {self.target_flops:.0%} of "
-            f"{f'{graph.flops.dense:,} FLOPs' if cost is None else 'its measured time'}; "
-            f"{channels} channels in {len(graph.groups)} groups can go, {parts}."
-        )
+        self.report = self.pruner = self._closed = None
+        self.pruner = start_pruning(
+            trainer, pl_module, name, network, self.target_flops, self.ignore, self.schedule, self.blocks,
+            (self.min_channels, self.round_to),
+        )  # fmt: skip
+
+    def _resume(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.ckpt_path is not None:
+            check_intact(trainer.ckpt_path)
+        self._follow_averages(trainer, pl_module)
+        network, saved = find_network(pl_module, self.module)[1], self._saved(checkpoint)
+        self.report = resume(checkpoint, saved, pl_module, network, self.pruner) or self.report
+        if "report" in saved:
+            self.pruner = None
+        self.load_state_dict(saved)
+
+    def _load(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        load(checkpoint, self._saved(checkpoint), pl_module, self._closed, str(trainer.ckpt_path))
+
+    def _saved(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """What a callback of this kind has left in a checkpoint."""
+        found: dict[str, Any] = checkpoint.get("callbacks", {}).get(self.state_key, {})
+        return found
 
     def _restore_hooks(self) -> None:
         for restore in self._restore:
             restore()
+        self._restore = []
+
+    def _clean_up(self) -> None:
+        self._restore_hooks()
+        if self.pruner is not None and self.pruner.steps == 0:
+            self._give_up()
 
     def _follow_averages(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None:
             follow_averages(trainer, pl_module, find_network(pl_module, self.module)[0], self.pruner.gates)
 
-    def _is_due(self, trainer: pl.Trainer, stepped: bool) -> bool:
+    def _is_due(self, trainer: pl.Trainer, pruner: Pruner, stepped: bool) -> bool:
         """Whether closed channels are cut now; at the end of the window they are, however long the epoch is."""
-        if self.shrink == "end" or self._waits or self.pruner is None:
+        if self.shrink == "end" or self._waits:
             return False
-        steps = self.pruner.steps
+        steps = pruner.steps
         regular = trainer.is_last_batch if self.shrink == "epoch" else stepped and steps % int(self.shrink) == 0
-        return regular or (stepped and steps == self.pruner.window[2])
+        return regular or (stepped and steps == pruner.window.end)
 
     def _refuse_cuts(self, trainer: pl.Trainer, pl_module: pl.LightningModule, gates: Gates) -> None:
         self._follow_averages(trainer, pl_module)
-        if self.shrink == "end":
+        if self.shrink == "end" or self._waits:
             return
         try:
             refuse_cuts(trainer, pl_module, gates)
@@ -255,9 +276,7 @@ class GDPCallback(pl.Callback):
             self._waits = True
             rank_zero_warn(f"gdp: a cut on the way failed, so channels are cut when training is over. {failure}")
 
-    def _progress(self) -> dict[str, float]:
-        pruner = self.pruner
-        assert pruner is not None
+    def _progress(self, pruner: Pruner) -> dict[str, float]:
         return {
             "gdp/flops": pruner.remaining,
             "gdp/open_channels": float(pruner.opened.sum()),
@@ -270,16 +289,11 @@ class GDPCallback(pl.Callback):
             self.pruner.gates.withdraw()
             self.pruner = None
 
-    def _drop_guard(self) -> None:
-        if self._guard is not None:
-            self._guard.remove()
-            self._guard = None
-
     def _finish(self, trainer: pl.Trainer, pruner: Pruner) -> None:
         if not pruner.done and not getattr(trainer, "fast_dev_run", False):
             rank_zero_warn(
                 f"gdp: training ended after {pruner.steps} steps, before the window for pruning did (step "
-                f"{pruner.window[2]} of {pruner.total_steps}). The channels over the target are closed at once, "
+                f"{pruner.window.end} of {pruner.total_steps}). The channels over the target are closed at once, "
                 "without the training that would make up for it; expect a loss of accuracy. Let early stopping begin "
                 "after the window, or end the window earlier: GDPCallback(schedule=gdp.Schedule(end=...))."
             )
@@ -293,18 +307,15 @@ class GDPCallback(pl.Callback):
             )
             return
         self._finish(trainer, pruner)  # a run that was resumed at its very end has seen no on_train_end
-        optimizers = cuttable(pruner.gates, trainer.optimizers)
-        self.report = remove(pruner.gates.model, pruner.graph, pruner.gates, optimizers)
-        self.pruner = None
-
-
-def _first_batch(trainer: pl.Trainer) -> Any:
-    """The first training batch, in the main process, leaving the random generators as they were."""
-    with isolate_rng():
-        loader = trainer.fit_loop._data_source.dataloader()
-        for batch, _, _ in CombinedLoader(loader, "max_size_cycle"):
-            return batch
-    raise GDPError(
-        "The training loader is empty, so there is no example input to trace the network with. Check the loader, or "
-        "set `self.example_input_array` in the LightningModule."
-    )
+        if not lives_here(trainer):
+            fold(pruner.gates)
+            self.pruner = None
+            rank_zero_warn(
+                f"gdp: {type(trainer.strategy).__name__} trained a copy of the network in other processes, from which "
+                "only weights of the same shapes come back. What reads closed channels is zero now; "
+                "gdp.remove_zeros(network, example_input) cuts them out. strategy='ddp' needs no such call."
+            )
+            return
+        gates = pruner.gates
+        self.report = remove(gates.model, pruner.graph, gates, cuttable(gates, trainer.optimizers))
+        self._closed, self.pruner = (gates.raw == 0).cpu(), None

@@ -55,6 +55,21 @@ class Difference:
 
 
 @contextmanager
+def finite(model: nn.Module) -> Iterator[None]:
+    """The network with numbers where training has left NaN or infinity; afterwards it is bit for bit as it was."""
+    random = torch.Generator().manual_seed(0)
+    was = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if not bool(t.isfinite().all())]
+    try:
+        for tensor, data in was:
+            some = torch.rand(data.shape, generator=random).to(data)  # positive, as variances have to be
+            tensor.data = torch.where(data.isfinite(), data, some)
+        yield
+    finally:
+        for tensor, data in was:
+            tensor.data = data
+
+
+@contextmanager
 def in_double(model: nn.Module) -> Iterator[None]:
     """The network in float64; afterwards it is bit for bit as it was."""
     was = [(t, t.data, t.grad) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]

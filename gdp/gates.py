@@ -232,6 +232,11 @@ class Gates:
             attach(reader)
         self.sync()
 
+    def keep_float32(self) -> None:
+        """Undo what a conversion of the whole network to another type did to the gates."""
+        for reader in self.everywhere:
+            reader.gate.data = reader.gate.data.float()
+
     def to(self, device: torch.device) -> None:
         """Move the state to the device where the weights train."""
         self.raw, self.index = self.raw.to(device), self.index.to(device)

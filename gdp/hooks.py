@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from gdp.errors import GDPError
-from gdp.readers import SUFFIX
+
+SHARDED = {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAFSDPStrategy"}  # of both import families
 
 
 def extend_once(module: nn.Module, extension: Callable[..., None]) -> Callable[[], None]:
@@ -36,39 +36,20 @@ def extend_once(module: nn.Module, extension: Callable[..., None]) -> Callable[[
     return restore
 
 
-def refuse_gated_state(module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
-    """A load_state_dict pre-hook of a small network, for checkpoints that were written before it was cut."""
-    if any(name.endswith(SUFFIX) for name in state_dict):
-        raise GDPError(
-            "This checkpoint was written before the channels were cut and does not fit the small network; nothing was "
-            "loaded. Use the network as it is: trainer.test(model, ...). Without a model, Trainer.test takes the best "
-            "checkpoint. What gdp.save_pruned wrote is loaded by gdp.load_pruned."
-        )
-
-
 def refuse_setup(trainer: Any) -> None:
     """Say what does not work with gdp before anything has begun.
 
     Raises:
-        GDPError: the strategy trains a copy of the network.
+        GDPError: the strategy splits the network's tensors among processes.
     """
-    if getattr(trainer.strategy, "_start_method", "popen") != "popen":
+    strategy = trainer.strategy
+    if SHARDED & {cls.__name__ for cls in type(strategy).__mro__}:
         raise GDPError(
-            "gdp needs the network that is trained to be the one you hold, but this strategy trains a copy in "
-            "other processes. Use strategy='ddp' from a script instead of ddp_spawn or ddp_notebook."
+            f"{type(strategy).__name__} splits the network's tensors among processes, and gdp needs them whole. Use "
+            "strategy='ddp': convolutional networks fit on one device."
         )
 
 
-def total_steps(trainer: Any) -> int:
-    """Optimizer steps of the whole run.
-
-    Raises:
-        GDPError: the run has no end.
-    """
-    steps = trainer.estimated_stepping_batches
-    if math.isinf(steps) or steps < 1:
-        raise GDPError(
-            "gdp closes channels along the run, so it has to know how long the run is, and this Trainer has no end. "
-            "Set max_steps, or max_epochs with limit_train_batches."
-        )
-    return int(steps)
+def lives_here(trainer: Any) -> bool:
+    """Whether the network that is trained is the one the user holds; spawned and forked processes train a copy."""
+    return getattr(trainer.strategy, "_start_method", "popen") == "popen"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gdp.gates import polar
+from gdp.gates import Gates, polar
 
 
 def gate_gradient(weight: Tensor, grad: Tensor, dim: int) -> Tensor:
@@ -21,6 +21,27 @@ def gate_gradient(weight: Tensor, grad: Tensor, dim: int) -> Tensor:
     if dim > 0:  # whole rows first: several times as fast as all at once
         found = found.sum(tuple(range(dim)))
     return found.sum(tuple(range(1, found.dim()))) if found.dim() > 1 else found
+
+
+def gate_gradients(gates: Gates) -> Tensor | None:
+    """`g_c * dL/dg_c` for every channel of all groups, shape (channels,), summed over the weights that read it.
+
+    None as long as no gated weight has a gradient. The state of the gates moves to where the weights are.
+    """
+    readers = gates.readers
+    weights = [reader.weight for reader in readers]
+    if all(w.grad is None for w in weights):
+        return None
+    device = weights[0].device
+    gates.to(device)
+    found = [torch.zeros(len(reader.index), dtype=torch.float32, device=device) for reader in readers]
+    once = {(id(weight), reader.dim): i for i, (reader, weight) in enumerate(zip(readers, weights, strict=True))}
+    for i in once.values():  # the gradient of tied weights is the sum over their uses already
+        grad = weights[i].grad
+        if grad is not None:
+            found[i] = gate_gradient(weights[i], grad, readers[i].dim).float()
+    by_channel = torch.zeros(len(gates.raw) + 1, dtype=torch.float32, device=device)
+    return by_channel.index_add_(0, gates.index, torch.cat(found))[:-1]
 
 
 def sensitivity(past: Tensor, gradient: Tensor, memory: float) -> Tensor:

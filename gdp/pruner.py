@@ -15,11 +15,12 @@ from gdp.budget import allowance, check_reachable, check_target
 from gdp.errors import GDPError
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph, FlopModel
-from gdp.polarize import anneal, gate_gradient, move, sensitivity, settle
-from gdp.schedule import Schedule
+from gdp.polarize import anneal, gate_gradients, move, sensitivity, settle
+from gdp.schedule import Schedule, Window
 from gdp.selection import Ranking, select_channels
 from gdp.shrink import cut_to, shrink
 from gdp.surgery import Undo
+from gdp.vigil import Vigil
 from gdp.widths import Widths
 
 TOLERANCE = 0.01  # what remains lies in [target - TOLERANCE, target], if channels are small enough for that
@@ -29,7 +30,8 @@ class Pruner:
     """Closes gates along a schedule until the FLOPs target is met.
 
     Call `watch()` after every backward pass, `step()` after every optimizer step, `finish()` after training; `shrink()`
-    whenever the closed channels are to be cut, which makes the steps that follow cheaper.
+    whenever the closed channels are to be cut, which makes the steps that follow cheaper. Gates hold still at steps
+    whose loss or gradients are not finite, and until every gated weight is trained.
 
     Args:
         model: the network; gates are inserted here.
@@ -80,16 +82,16 @@ class Pruner:
         self.done = False
         self.multiplier = 0.0
         self._keep: Tensor | None = None
+        self._looked = 0  # the step at which channels were last chosen, or eps annealed
+        self._opens = 0  # the window does not open before this step
+        self._untrained = [r.weight for r in self.gates.readers if not r.weight.requires_grad]
+        self._watched = -1  # the step at which gradients were last read
+        self._vigil = Vigil()
 
     @property
-    def window(self) -> tuple[int, int, int]:
-        """First step of the window, the step from which the selection is fixed, and the step at which it ends."""
-        start = max(1, round(self.schedule.start * self.total_steps))
-        end = max(start + 1, round(self.schedule.end * self.total_steps))
-        return start, end - self._glide(end - start), end
-
-    def _glide(self, window: int) -> int:
-        return max(1, min(self.schedule.glide, window // 4))
+    def window(self) -> Window:
+        """The steps at which the window begins and ends."""
+        return self.schedule.window(self.total_steps, self._opens)
 
     @property
     def remaining(self) -> float:
@@ -97,32 +99,32 @@ class Pruner:
         return self.cost.count(self.opened) / self.cost.dense
 
     @torch.no_grad()
-    def watch(self) -> None:
-        """Read the gates' gradients from the weights' gradients, as they are reduced, accumulated and unscaled."""
-        if self.done or self.steps % self.schedule.watch:
+    def watch(self, loss: Tensor | None = None, scale: float = 1.0) -> None:
+        """Read the gates' gradients from the weights' gradients, as they are reduced and accumulated.
+
+        Args:
+            loss: of this step; if it is not finite, gates hold still.
+            scale: what the gradients are multiplied with (by a gradient scaler, before a fused optimizer).
+        """
+        if self.done:
             return
-        readers = self.gates.readers
-        weights = [reader.weight for reader in readers]
-        if all(w.grad is None for w in weights):
+        if loss is not None:
+            self._vigil.see(loss)
+        if self._watched == self.steps or self.steps % self.schedule.watch:
             return
-        if self.worth.device != weights[0].device:
-            self.worth = self.worth.to(weights[0].device)
-            self.gates.to(weights[0].device)
-        gradients = [
-            torch.zeros(len(reader.index), dtype=torch.float32, device=self.worth.device) for reader in readers
-        ]
-        once = {(id(weight), reader.dim): i for i, (reader, weight) in enumerate(zip(readers, weights, strict=True))}
-        for i in once.values():  # the gradient of tied weights is the sum over their uses already
-            grad = weights[i].grad
-            if grad is not None:
-                gradients[i] = gate_gradient(weights[i], grad, readers[i].dim).float()
-        by_channel = torch.zeros(len(self.worth) + 1, dtype=torch.float32, device=self.worth.device)
-        by_channel.index_add_(0, self.gates.index, torch.cat(gradients))
-        self.worth = sensitivity(self.worth, by_channel[:-1], self.schedule.memory)
+        gradient = gate_gradients(self.gates)
+        if gradient is None:
+            return
+        self._watched, self.worth = self.steps, self.worth.to(gradient.device)
+        self._vigil.see(gradient)
+        self.worth = sensitivity(self.worth, gradient / scale, self.schedule.memory)
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, skipped: bool = False) -> None:
         """Move the gates; to be called once per optimizer step.
+
+        Args:
+            skipped: a gradient scaler has left this step out, so gates hold still.
 
         Raises:
             GDPError: `total_steps` is not known.
@@ -130,21 +132,37 @@ class Pruner:
         if self.total_steps < 1:
             raise GDPError(f"Expected `total_steps`, the optimizer steps of the whole run, but got {self.total_steps}.")
         self.steps += 1
-        start, fixed, end = self.window
-        if self.done or self.steps < start:
+        if self._untrained:  # nothing is known about channels that only frozen weights read: the window opens later
+            self._untrained = [weight for weight in self._untrained if not weight.requires_grad]
+            self._opens = self.steps + 1 + min(self.schedule.glide, self.total_steps // 20)
+        window = self.window
+        if self.done or self.steps < window.start:
+            self._vigil.forget()
             return
-        gates = self.gates
-        gates.eps = anneal(*self.schedule.eps, (self.steps - start) / (end - start))
-        every = max(1, self.schedule.glide // 10)
-        if self._keep is None or (self.steps <= fixed and (self.steps - start) % every == 0) or self.steps == fixed:
-            self._select(allowance((self.steps - start + 1) / (fixed - start + 1), self.target_flops))
-        if self.steps >= end:
+        sound = self._vigil.verdict(self.steps, self.gates.raw.device, skipped)
+        if self._looked < window.latest_look(self.steps):
+            if bool(sound):
+                self._look(window)
+            self._vigil.warn()
+        elif not skipped:
+            self.gates.raw = torch.where(sound, self._moved(window), self.gates.raw)
+            self.gates.sync()
+
+    def _look(self, window: Window) -> None:
+        """Choose channels, anneal eps and move; when the window ends, settle."""
+        if self._looked < window.fixed:
+            self._select(allowance(window.progress(self.steps), self.target_flops))
+        self._looked = self.steps
+        if self.steps >= window.end:
             self._settle()
             return
+        self.gates.eps = anneal(*self.schedule.eps, (self.steps - window.start) / (window.end - window.start))
+        self.gates.raw = self._moved(window)
+        self.gates.sync()
+
+    def _moved(self, window: Window) -> Tensor:
         assert self._keep is not None
-        factor = self.SHUT ** (1 / self._glide(end - start))
-        gates.raw = move(gates.raw, self._keep, gates.eps, factor, self.CLOSED)
-        gates.sync()
+        return move(self.gates.raw, self._keep, self.gates.eps, self.SHUT ** (1 / window.glide), self.CLOSED)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -190,6 +208,7 @@ class Pruner:
     def restart(self) -> None:
         """Begin a run anew on a network that an interrupted one has cut in part; what is open opens fully."""
         self.steps, self.done, self.multiplier, self._keep = 0, False, 0.0, None
+        self._looked, self._opens, self._watched = 0, 0, -1
         self.gates.raw = torch.where(self.gates.raw > 0, 1.0, 0.0)
         self.gates.eps = self.schedule.eps[0]
         self.worth = torch.zeros_like(self.worth)
@@ -208,6 +227,9 @@ class Pruner:
             "keep": self._keep,
             "gone": self.gates.gone,
             "cost": self.cost.coef,
+            "looked": self._looked,
+            "opens": self._opens,
+            "total_steps": self.total_steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -218,6 +240,12 @@ class Pruner:
         Raises:
             GDPError: it was taken with another network, other frozen parts or another target.
         """
+        missing = sorted(self.state_dict().keys() - state.keys())
+        if missing:
+            raise GDPError(
+                f"The checkpoint was written by another version of gdp: it has no {', '.join(missing)} of the pruning "
+                "run. Resume with the version that wrote it."
+            )
         if len(state["raw"]) != len(self.gates.raw):
             raise GDPError(
                 f"The checkpoint has {len(state['raw'])} gates, but this network has {len(self.gates.raw)}: resume "
@@ -242,10 +270,12 @@ class Pruner:
         self.gates.raw, self.gates.eps = state["raw"].to(device), state["eps"]
         self.worth, self.steps, self.done = state["worth"].to(device), state["steps"], state["done"]
         self.multiplier, self.opened = state["multiplier"], self.gates.opened
+        self._looked, self._opens, self.total_steps = state["looked"], state["opens"], state["total_steps"]
         self._keep = None if state["keep"] is None else state["keep"].to(device)
 
     def resume(self) -> None:
-        """Let loaded gates act, once the user's optimizers exist."""
+        """Let loaded gates act, once the user's optimizers exist; whatever type the network has, theirs is float32."""
+        self.gates.keep_float32()
         if bool((self.gates.raw < 1).any()):
             self.gates.sync()
 

@@ -54,8 +54,17 @@ def _gated_class(cls: Any, tensor: str) -> Any:
         finally:
             del self.__dict__[PRODUCT]
 
-    gating = {tensor: property(gated), "forward": forward, "__module__": __name__}
+    def reduce(self: nn.Module, protocol: Any) -> Any:  # pickle and deepcopy know no class made on the way
+        return _new, (cls, tensor), self.__dict__
+
+    gating = {tensor: property(gated), "forward": forward, "__reduce_ex__": reduce, "__module__": __name__}
     return type(f"Gated{cls.__name__}", (cls,), gating)
+
+
+def _new(cls: Any, tensor: str) -> Any:
+    """An empty gated layer, for pickle to fill."""
+    gated_cls = _gated_class(cls, tensor)
+    return gated_cls.__new__(gated_cls)
 
 
 def _recomputed(weight: Tensor, gate: Tensor, used: Tensor) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]:

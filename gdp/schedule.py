@@ -1,11 +1,38 @@
-"""Schedule: the rare options, with defaults that are fractions of the run."""
+"""Schedule: the rare options, with defaults that are fractions of the run, and the window they come to in steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gdp.errors import GDPError
+
+
+class Window(NamedTuple):
+    """The part of a run in which gates close, in optimizer steps.
+
+    Attributes:
+        start: the first step of the window.
+        fixed: the last step at which channels are chosen.
+        end: the step at which the target holds.
+        glide: steps a gate takes from open to closed.
+        every: channels are chosen, and eps is annealed, every so many steps.
+    """
+
+    start: int
+    fixed: int
+    end: int
+    glide: int
+    every: int
+
+    def progress(self, step: int) -> float:
+        """How much of the way to the target should have been gone, in (0, 1]."""
+        return min(1.0, (step - self.start + 1) / (self.fixed - self.start + 1))
+
+    def latest_look(self, step: int) -> int:
+        """The last step up to `step` at which channels were to be chosen, or eps to be annealed."""
+        looks = (self.start + (step - self.start) // self.every * self.every, self.fixed, self.end)
+        return max(look for look in looks if look <= step)
 
 
 @dataclass(frozen=True)
@@ -42,3 +69,12 @@ class Schedule:
             raise GDPError(
                 f"Expected 0 < eps end <= eps start and memory in [0, 1), but got {self.eps}, {self.memory}."
             )
+
+    def window(self, total_steps: int, opens: int = 0) -> Window:
+        """The window in a run of so many optimizer steps; where it opens late, half of what is left belongs to it."""
+        start, end = max(1, round(self.start * total_steps)), round(self.end * total_steps)
+        if opens > start:
+            start, end = opens, max(end, opens + (total_steps - opens) // 2)
+        end = max(start + 1, end)
+        glide = max(1, min(self.glide, (end - start) // 4))
+        return Window(start, end - glide, end, glide, max(1, self.glide // 10))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
-from pathlib import Path
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from gdp.errors import GDPError
+from gdp.files import AnyPath, read, write
 from gdp.plan import Plan
 from gdp.report import Report
 from gdp.surgery import check_shapes, cut
@@ -33,7 +30,7 @@ def recall(model: nn.Module) -> Report | None:
     return _reports.get(model)
 
 
-def save_pruned(model: nn.Module, path: str | os.PathLike[str], report: Report | None = None) -> None:
+def save_pruned(model: nn.Module, path: AnyPath, report: Report | None = None) -> None:
     """Write a pruned network, or a module that holds one, to a file that `load_pruned` rebuilds it from.
 
     The file appears under its name only when it is complete.
@@ -44,7 +41,7 @@ def save_pruned(model: nn.Module, path: str | os.PathLike[str], report: Report |
         report: needed only for a copy of the pruned network, which gdp can't recognise: `callback.report`.
 
     Raises:
-        GDPError: no pruned network is found.
+        GDPError: no pruned network is found, or the file can't be written; what was there before is untouched then.
     """
     pruned = {name: _reports[m] for name, m in model.named_modules() if m in _reports}
     if report is not None:
@@ -69,19 +66,10 @@ def save_pruned(model: nn.Module, path: str | os.PathLike[str], report: Report |
         "state_dict": {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in model.state_dict().items()},
         "report": found.to_dict(),
     }
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write(content, path)
 
 
-def load_pruned(model: Net, path: str | os.PathLike[str]) -> Net:
+def load_pruned(model: Net, path: AnyPath) -> Net:
     """Cut a freshly built network as the saved one was, load its tensors, and return it.
 
     Args:
@@ -98,7 +86,7 @@ def load_pruned(model: Net, path: str | os.PathLike[str]) -> Net:
     check_shapes(plan, model)
     undo = cut(model, plan)
     try:
-        _check_fit(model, state, os.fspath(path))
+        check_fit(model, state, os.fspath(path))
         model.load_state_dict(state)
     except Exception:
         undo()
@@ -107,7 +95,7 @@ def load_pruned(model: Net, path: str | os.PathLike[str]) -> Net:
     return model
 
 
-def _check_fit(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
+def check_fit(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
     """Refuse tensors of another network than the one that was just cut."""
     wanted = {k: tuple(v.shape) for k, v in model.state_dict().items() if isinstance(v, Tensor)}
     found = {k: tuple(v.shape) for k, v in state.items() if isinstance(v, Tensor)}
@@ -120,18 +108,8 @@ def _check_fit(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
             )
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[Plan, dict[str, Tensor], Report]:
-    name = os.fspath(path)
-    if not Path(path).is_file():
-        raise GDPError(f"There is no file {name!r}.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()
-        raise GDPError(
-            f"{name!r} can't be read as a pruned network; it is truncated, damaged or no file of gdp.save_pruned "
-            f"({type(error).__name__}: {reason[0] if reason else 'end of file'})."
-        ) from error
+def _read(path: AnyPath) -> tuple[Plan, dict[str, Tensor], Report]:
+    name, content = os.fspath(path), read(path, "a pruned network of gdp.save_pruned")
     if not isinstance(content, dict) or content.get("gdp") != FORMAT:
         what = f"format {content['gdp']!r}" if isinstance(content, dict) and "gdp" in content else "something else"
         raise GDPError(f"{name!r} holds {what}, not a pruned network of gdp format {FORMAT} (see gdp.save_pruned).")

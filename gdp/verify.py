@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gdp.compare import Difference, in_double
+from gdp.compare import Difference, finite, in_double
 from gdp.errors import GDPError
 from gdp.export import Inputs, first_line, randomized, run, source_line
 from gdp.surgery import Undo
@@ -21,7 +21,8 @@ def verified(
 ) -> tuple[Difference, Undo]:
     """Make a change, and say how far the network's outputs moved; the last result puts everything back.
 
-    Where the network's own type can't tell a wrong cut from rounding, float64 decides.
+    Where the network's own type can't tell a wrong cut from rounding, float64 decides; where weights have become NaN,
+    other numbers in their place.
 
     Args:
         inputs: an example input; the outputs are compared on it, and on random numbers of its shapes.
@@ -35,7 +36,7 @@ def verified(
         return difference, undo
     undo()
     try:
-        with in_double(model):
+        with finite(model), in_double(model):
             precise, outputs, undo_double = _changed(model, inputs, change, ())
             undo_double()
         exact = precise.exact(outputs)

@@ -24,8 +24,8 @@ AREAS = (
 )
 HEAD = """# What gdp works with
 
-Every row is made from the tests that prove it, by `make compatibility`, which runs them first; a test compares this file
-with what the tests say. "Refused" is followed by the sentence that `GDPError` says, with … for what depends on the case.
+Every row is made from the tests that prove it, by `make compatibility`, which runs them first; another test compares
+this file with what they say. "Refused" is followed by what `GDPError` says, with … for what depends on the case.
 """
 
 

@@ -54,7 +54,7 @@ def test_a_window_in_a_plain_loop_ends_at_the_target():
     net = randomize(Residual())
     pruner = gdp.Pruner(net, gdp.trace(net, X), 0.5, total_steps=60)
     optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
-    start, fixed, end = pruner.window
+    start, fixed, end, *_ = pruner.window
     assert (start, fixed, end) == (6, 29, 36)
     train(net, pruner, optimizer, start - 1)
     assert pruner.remaining == 1.0 and pruner.worth.max() > 0 and pruner.gates.values.min() == 1.0

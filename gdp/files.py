@@ -1,0 +1,112 @@
+"""Files that outlive crashes: written whole or not at all, read only if every byte is what was written."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gdp.errors import GDPError
+
+AnyPath = str | os.PathLike[str]
+
+
+def write(content: Any, path: AnyPath) -> None:
+    """Save with torch.save; the file appears under its name only when it is complete.
+
+    Raises:
+        GDPError: it can't be written (a full disk, a read-only folder); a file that was there before is as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError once a write has failed
+        cause = _cause(error)
+        raise GDPError(
+            f"{os.fspath(path)!r} could not be written ({type(cause).__name__}: {str(cause).splitlines()[0]}). What "
+            "was there before is untouched; make room or choose another folder, and save again."
+        ) from error
+    finally:
+        with suppress(OSError):  # in a read-only folder there is nothing
+            temporary.unlink(missing_ok=True)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The OSError behind an error, if there is one."""
+    context = error
+    while not isinstance(context, OSError) and (context.__cause__ or context.__context__):
+        context = context.__cause__ or context.__context__  # type: ignore[assignment]
+    return context if isinstance(context, OSError) else error
+
+
+def read(path: AnyPath, what: str) -> Any:
+    """Load a file of torch.save that holds tensors and plain containers; no code of the file ever runs.
+
+    Args:
+        path: the file.
+        what: what it should be, for the message.
+
+    Raises:
+        GDPError: it is missing, truncated, damaged, or holds objects of other classes.
+    """
+    name = os.fspath(path)
+    if not Path(path).is_file():
+        raise GDPError(f"There is no file {name!r}.")
+    try:
+        broken = _broken(path)
+        if broken is None:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        reason = f"the checksum of {broken!r} is wrong"
+    except Exception as error:  # whatever a damaged zip file or pickle makes of its reader
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0] if lines else 'end of file'}"
+        raise GDPError(_unreadable(name, what, reason)) from error
+    raise GDPError(_unreadable(name, what, reason))
+
+
+def check_intact(path: AnyPath) -> None:
+    """Compare every byte of a local zip file, as torch.save writes it, with its checksums.
+
+    Raises:
+        GDPError: the file is damaged.
+    """
+    if not zipfile.is_zipfile(path):  # an old format, or another computer's
+        return
+    try:
+        broken = _broken(path)
+    except Exception as error:
+        raise GDPError(_unreadable(os.fspath(path), "a checkpoint", f"{type(error).__name__}: {error}")) from error
+    if broken is not None:
+        raise GDPError(_unreadable(os.fspath(path), "a checkpoint", f"the checksum of {broken!r} is wrong"))
+
+
+def _unreadable(name: str, what: str, reason: str) -> str:
+    return f"{name!r} can't be read as {what}; it is truncated, damaged or no such file ({reason})."
+
+
+def _broken(path: AnyPath) -> str | None:
+    """The first record of a zip file whose checksum is wrong."""
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        if not any(record.CRC for record in records):  # written without, torch.serialization.set_crc32_options(False)
+            return None
+        for record in records:
+            if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
+                return record.filename
+            with archive.open(record) as stream:
+                try:
+                    while stream.read(1 << 24):
+                        pass
+                except (zipfile.BadZipFile, zlib.error, EOFError):
+                    return record.filename
+    return None

@@ -1,0 +1,54 @@
+"""remove_zeros(): cut channels that nothing reads, wherever the zeros come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from gdp.gates import insert_gates
+from gdp.preflight import preflight
+from gdp.removal import remove
+from gdp.report import Report
+from gdp.trace import trace
+
+
+def remove_zeros(
+    model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = (), blocks: bool = False
+) -> Report:
+    """Cut all channels of which every weight that reads them is exactly zero, in place, and return the record.
+
+    That is what a run with spawned processes leaves (ddp_spawn, ddp_notebook): the network in the main process keeps
+    its shapes, and closed channels are read by zeros. Where a group has nothing but zeros, one channel stays.
+
+    Args:
+        model, example_inputs, ignore, blocks: as `check` takes them.
+
+    Raises:
+        GDPError: the network can't be exported or counted, or the cut is not exact; it is left as it was.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> net[2].weight.data[:, 2:5] = 0
+    >>> remove_zeros(net, torch.randn(1, 3, 8, 8)).groups
+    (('0', 5, 8),)
+    """
+    graph = preflight(model, trace(model, example_inputs, ignore, blocks))
+    gates = insert_gates(model, graph)
+    try:
+        read = torch.zeros(len(gates.raw) + 1, dtype=torch.bool)
+        for reader in gates.readers:
+            other = [dim for dim in range(reader.weight.dim()) if dim != reader.dim]
+            used = reader.weight.detach().ne(0).sum(other).bool().cpu() if other else reader.weight.detach().ne(0).cpu()
+            read[reader.index[used]] = True
+        silent = {group.name: ~read[gates.spans[group.name]] for group in graph.groups}
+        whole = {name for block in graph.blocks for name in block.groups}
+        for name, channels in silent.items():
+            if bool(channels.all()) and name not in whole:
+                channels[0] = False
+        gates.close_all(silent)
+        return remove(model, graph, gates)
+    except Exception:
+        gates.withdraw()
+        raise
