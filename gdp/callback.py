@@ -153,7 +153,7 @@ class GDPCallback(Callback):
             return
         stepped = self._clock.step(trainer, self.pruner)
         if stepped:
-            pl_module.log_dict(self._progress(self.pruner), prog_bar=True)
+            pl_module.log_dict(self._progress(trainer, self.pruner), prog_bar=True)
             if self.pruner.steps == 1:  # now the optimizers have state
                 self._refuse_cuts(trainer, pl_module, self.pruner.gates)
         if self._is_due(trainer, self.pruner, stepped):
@@ -276,11 +276,13 @@ class GDPCallback(Callback):
             self._waits = True
             rank_zero_warn(f"gdp: a cut on the way failed, so channels are cut when training is over. {failure}")
 
-    def _progress(self, pruner: Pruner) -> dict[str, float]:
+    def _progress(self, trainer: pl.Trainer, pruner: Pruner) -> dict[str, float]:
+        several = sum(isinstance(callback, GDPCallback) for callback in trainer.callbacks) > 1
+        place = f"gdp/{self.module}" if several and self.module else "gdp"
         return {
-            "gdp/flops": pruner.remaining,
-            "gdp/open_channels": float(pruner.opened.sum()),
-            "gdp/lambda": pruner.multiplier,
+            f"{place}/flops": pruner.remaining,
+            f"{place}/open_channels": float(pruner.opened.sum()),
+            f"{place}/lambda": pruner.multiplier,
         }
 
     def _give_up(self) -> None:

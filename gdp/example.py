@@ -65,8 +65,8 @@ def example_inputs(module: nn.Module, name: str, array: Any, batch: Any) -> Inpu
     error: Exception | None = None
     if any(t.is_meta for t in tree_leaves(array) if isinstance(t, Tensor)):
         raise GDPError(
-            f"Expected `example_input_array` of {type(module).__name__} to hold numbers, but it is on the device 'meta'. "
-            "Make it on the CPU; it is moved to where the network is."
+            f"Expected `example_input_array` of {type(module).__name__} to hold numbers, but it is on the device "
+            "'meta'. Make it on the CPU; it is moved to where the network is."
         )
     path = name.split(".") if name else []
     around = [module, *(unwrapped(module.get_submodule(".".join(path[:n]))) for n in range(1, len(path) + 1))]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -117,12 +118,11 @@ def trainer(*callbacks, epochs: int = 8, **kw) -> pl.Trainer:
     return pl.Trainer(max_epochs=epochs, callbacks=list(callbacks), accelerator="cpu", **(quiet | kw))
 
 
-def two_processes(script: str, folder: Path) -> tuple[dict, dict]:
+def two_processes(script: str, folder: Path, written: Sequence[str] = ("rank0.json", "rank1.json")) -> list[dict]:
     """Run a script of this folder, which starts a second process by itself; what the two of them have written."""
     here = Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": f"{here}:{here.parent}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(here / script), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1))
-    return first, second
+    return [json.loads((folder / name).read_text()) for name in written]
