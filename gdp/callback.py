@@ -99,8 +99,13 @@ class GDPCallback(Callback):
 
     # Gates go in when the module is complete, after its own `setup` and `configure_model`, and before a checkpoint is
     # restored and the strategy wraps it; what was cut by then goes before the weights are loaded. Lightning calls no
-    # callback at these moments, so two hooks of the module are extended for once.
+    # callback at these moments, so hooks of the module are extended for once; `configure_model` not before other
+    # callbacks have had their `setup`, as some ask whether the module has one.
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        def setup(original: Callable[..., None], stage: str) -> None:
+            original(stage=stage)
+            self._restore.append(extend_once(pl_module, configure_model))
+
         def configure_model(original: Callable[[], None]) -> None:
             original()
             with torch.device("cpu"):  # Lightning calls this with the accelerator as the default device
@@ -110,12 +115,12 @@ class GDPCallback(Callback):
             (self._resume if stage == "fit" else self._load)(trainer, pl_module, checkpoint)
             original(checkpoint)
 
+        self._restore = [extend_once(pl_module, on_load_checkpoint)]
         if stage == "fit":
             refuse_setup(trainer)
             self._give_up()  # what an interrupted fit left
             self._waits = not lives_here(trainer)
-            self._restore = [extend_once(pl_module, configure_model)]
-        self._restore.append(extend_once(pl_module, on_load_checkpoint))
+            self._restore.append(extend_once(pl_module, setup))
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore_hooks()
@@ -277,7 +282,7 @@ class GDPCallback(Callback):
             rank_zero_warn(f"gdp: a cut on the way failed, so channels are cut when training is over. {failure}")
 
     def _progress(self, trainer: pl.Trainer, pruner: Pruner) -> dict[str, float]:
-        several = sum(isinstance(callback, GDPCallback) for callback in trainer.callbacks) > 1
+        several = sum(isinstance(callback, GDPCallback) for callback in trainer.callbacks) > 1  # type: ignore[attr-defined]
         place = f"gdp/{self.module}" if several and self.module else "gdp"
         return {
             f"{place}/flops": pruner.remaining,

@@ -13,7 +13,7 @@ SHARDED = {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAFSD
 
 
 def extend_once(module: nn.Module, extension: Callable[..., None]) -> Callable[[], None]:
-    """Let a call of the hook of that name go to `extension(original, *args)`, once; return what restores the hook."""
+    """Let a call of the hook of that name go to `extension(original, ...)`, once; return what restores the hook."""
     name, own = extension.__name__, module.__dict__.get(extension.__name__)
     original = getattr(module, name)
 
@@ -26,9 +26,9 @@ def extend_once(module: nn.Module, extension: Callable[..., None]) -> Callable[[
             if current is not None:
                 module.__dict__[name] = current
 
-    def call(*args: Any) -> None:
+    def call(*args: Any, **kwargs: Any) -> None:
         restore()
-        extension(original, *args)
+        extension(original, *args, **kwargs)
 
     extended: Any = call
     extended.retired, extended.own = False, own
@@ -40,8 +40,14 @@ def refuse_setup(trainer: Any) -> None:
     """Say what does not work with gdp before anything has begun.
 
     Raises:
-        GDPError: the strategy splits the network's tensors among processes.
+        GDPError: the strategy splits the network's tensors among processes, or another callback prunes.
     """
+    for callback in trainer.callbacks:
+        if "ModelPruning" in {cls.__name__ for cls in type(callback).__mro__}:
+            raise GDPError(
+                f"{type(callback).__name__} makes products with masks of the network's parameters, which gdp can't "
+                "cut. Use one of the two."
+            )
     strategy = trainer.strategy
     if SHARDED & {cls.__name__ for cls in type(strategy).__mro__}:
         raise GDPError(

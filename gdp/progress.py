@@ -31,7 +31,7 @@ def total_steps(trainer: Any, began: Progress, done: int) -> int:
     these steps.
 
     Raises:
-        GDPError: the run has no end, or is over.
+        GDPError: the run has no end.
     """
     batches = trainer.num_training_batches * (trainer.max_epochs if trainer.max_epochs > 0 else math.inf)
     steps = trainer.max_steps if trainer.max_steps > 0 else math.inf
@@ -47,12 +47,7 @@ def total_steps(trainer: Any, began: Progress, done: int) -> int:
             "gdp closes channels along the run, so it has to know how long the run is, and this Trainer has no end. "
             "Set max_steps, or max_epochs with limit_train_batches."
         )
-    if total < 1:
-        raise GDPError(
-            f"The run is over already: it has made {began.steps} steps, and no more are asked for. Set max_epochs or "
-            "max_steps to what it should come to in all."
-        )
-    return round(total)
+    return max(1, round(total))
 
 
 def _accumulated(trainer: Any, batches: float) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gdp.budget import allowance, check_reachable, check_target
+from gdp.compare import Difference
 from gdp.errors import GDPError
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph, FlopModel
@@ -226,6 +227,8 @@ class Pruner:
             "multiplier": self.multiplier,
             "keep": self._keep,
             "gone": self.gates.gone,
+            "opened": self.opened,
+            "difference": [self.gates.difference.absolute, self.gates.difference.relative],
             "cost": self.cost.coef,
             "looked": self._looked,
             "opens": self._opens,
@@ -248,8 +251,8 @@ class Pruner:
             )
         if len(state["raw"]) != len(self.gates.raw):
             raise GDPError(
-                f"The checkpoint has {len(state['raw'])} gates, but this network has {len(self.gates.raw)}: resume "
-                "with the same network, `module` and `ignore` as the interrupted run."
+                f"The checkpoint has {len(state['raw'])} gates, but this network has {len(self.gates.raw)}. Build the "
+                "network anew, as it was in the interrupted run, and use its `module` and `ignore`."
             )
         if state["target_flops"] != self.target_flops:
             raise GDPError(
@@ -269,7 +272,8 @@ class Pruner:
         device = self.gates.raw.device
         self.gates.raw, self.gates.eps = state["raw"].to(device), state["eps"]
         self.worth, self.steps, self.done = state["worth"].to(device), state["steps"], state["done"]
-        self.multiplier, self.opened = state["multiplier"], self.gates.opened
+        self.multiplier, self.opened = state["multiplier"], state["opened"].cpu()
+        self.gates.difference = Difference(*state["difference"])
         self._looked, self._opens, self.total_steps = state["looked"], state["opens"], state["total_steps"]
         self._keep = None if state["keep"] is None else state["keep"].to(device)
 
