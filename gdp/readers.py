@@ -8,6 +8,7 @@ averaging see the network they have always seen.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,6 +23,7 @@ from gdp.graph import ChannelGraph
 SUFFIX = "_gdp_gate"  # the buffer beside a gated weight: `conv.weight` has `conv.weight_gdp_gate`
 LARGE = 2**16  # elements of a weight from which it pays to save memory and passes over it
 PRODUCT = "_gdp_product"  # the gated weight, while its layer computes
+FEW = 4  # a layer that reads this many times fewer activations than it has weights has its input gated
 
 
 def gated_weight(weight: Tensor, gate: Tensor) -> Tensor:
@@ -43,13 +45,20 @@ def _gated_class(cls: Any, tensor: str) -> Any:
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         weight, gate = self._parameters[tensor], self._buffers[tensor + SUFFIX]
-        if weight is None or gate is None or weight.numel() < LARGE:
+        if weight is None or gate is None or weight.numel() < LARGE or _is_traced():
             return cls.forward(self, *args, **kwargs)
-        if not torch.is_grad_enabled() or not _nobody_else_saves():
+        hooks: Any = nullcontext()
+        used: Tensor = weight
+        if _reads_little(self, cls, weight, gate, args):
+            args = (args[0] * gate.to(weight.dtype).view(gate.shape[1:]), *args[1:])
+        elif torch.is_grad_enabled() and _nobody_else_saves():
+            used = gated_weight(weight, gate)
+            hooks = saved_tensors_hooks(*_recomputed(weight, gate, used))
+        else:
             return cls.forward(self, *args, **kwargs)
-        used = self.__dict__[PRODUCT] = gated_weight(weight, gate)
+        self.__dict__[PRODUCT] = used
         try:
-            with saved_tensors_hooks(*_recomputed(weight, gate, used)):
+            with hooks:
                 return cls.forward(self, *args, **kwargs)
         finally:
             del self.__dict__[PRODUCT]
@@ -59,6 +68,22 @@ def _gated_class(cls: Any, tensor: str) -> Any:
 
     gating = {tensor: property(gated), "forward": forward, "__reduce_ex__": reduce, "__module__": __name__}
     return type(f"Gated{cls.__name__}", (cls,), gating)
+
+
+def _reads_little(layer: Any, cls: Any, weight: Tensor, gate: Tensor, args: tuple[Any, ...]) -> bool:
+    """Whether a layer reads so few activations that it is cheaper to multiply them with the gate than its weight."""
+    if not args or not isinstance(args[0], Tensor) or args[0].numel() * FEW > weight.numel():
+        return False
+    conv = cls.forward in (nn.Conv1d.forward, nn.Conv2d.forward) and layer.groups == 1 and args[0].dim() == weight.dim()
+    own = conv and cls._conv_forward not in (nn.Conv1d._conv_forward, nn.Conv2d._conv_forward)
+    plain = cls.forward is nn.Linear.forward or (conv and not own)
+    along_inputs = gate.shape[1] == weight.shape[1] and gate.numel() == gate.shape[1]
+    same_type = args[0].dtype == weight.dtype and not torch.is_autocast_enabled(weight.device.type)
+    return plain and along_inputs and same_type
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _new(cls: Any, tensor: str) -> Any:
@@ -89,9 +114,7 @@ def _recomputed(weight: Tensor, gate: Tensor, used: Tensor) -> tuple[Callable[[T
 
 
 def _nobody_else_saves() -> bool:
-    """Whether no one else decides what autograd keeps: activation checkpointing and compilers do, for instance."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
+    """Whether no one else decides what autograd keeps; activation checkpointing does, for instance."""
     autograd: Any = torch._C._autograd
     return autograd._saved_tensors_hooks_is_enabled() and autograd._top_saved_tensors_default_hooks(True) is None
 

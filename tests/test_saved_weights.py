@@ -1,4 +1,4 @@
-"""Gated weights are not kept from forward to backward, and nothing but memory depends on it."""
+"""Gated weights are not kept from forward to backward: they are computed anew, or a layer's input is gated instead."""
 
 from itertools import accumulate
 
@@ -14,10 +14,13 @@ from torch.utils.checkpoint import checkpoint
 import gdp
 from gdp import readers
 
+NEVER, ALWAYS = 10**12, 0  # is the input of a layer gated in place of its weight
+
 
 @pytest.fixture(autouse=True)
 def small_weights_count(monkeypatch):
     monkeypatch.setattr(readers, "LARGE", 0)
+    monkeypatch.setattr(readers, "FEW", NEVER)
 
 
 def gated(net: nn.Module, x) -> gdp.gates.Gates:
@@ -45,6 +48,37 @@ def test_gradients_are_those_of_the_kept_product(make, monkeypatch):
     monkeypatch.setattr(readers, "_nobody_else_saves", lambda: False)
     kept = gradients(net, x)
     assert len(lean) == len(kept) > 0 and all(torch.equal(a, b) for a, b in zip(lean, kept, strict=True))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", NETS, ids=lambda n: n.__name__)
+def test_gated_inputs_and_gated_weights_are_the_same(make, training, monkeypatch):
+    torch.manual_seed(0)
+    net = make().double().train(training)
+    x = tuple(t.double() if torch.is_tensor(t) and t.is_floating_point() else t for t in inputs(net))
+    gated(net, x)
+    outputs, slopes = [], []
+    for few in (NEVER, ALWAYS):
+        monkeypatch.setattr(readers, "FEW", few)
+        torch.manual_seed(0)
+        outputs.append([t.detach() for t in tree_leaves(net(*x)) if isinstance(t, torch.Tensor)])
+        torch.manual_seed(0)
+        slopes.append(gradients(net, x))
+    for one, other in (outputs, slopes):
+        assert len(one) == len(other) > 0
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_layers_that_read_little_gate_their_input(monkeypatch):
+    net, x = wide()
+    gated(net, x)
+    monkeypatch.setattr(readers, "FEW", ALWAYS)
+    saved = []
+    with saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        net(*x)
+    weights = [p for p in net.parameters() if p.dim() == 4][1:]
+    assert all(any(kept is weight or kept.data_ptr() == weight.data_ptr() for kept in saved) for weight in weights)
 
 
 def wide() -> tuple[nn.Module, tuple[torch.Tensor]]:
