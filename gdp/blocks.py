@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from gdp.graph import Block, ChannelGraph
+from gdp.names import module_of
 
 _LAST = {"conv1d", "conv2d", "conv3d", "linear"}
 _TAIL = {"batch_norm", "mul", "permute", "dropout", "clone", "contiguous", "transpose"}  # constants stay constants
@@ -200,8 +201,8 @@ def silence(model: nn.Module, block: Block) -> Callable[[], None]:
 
     The constant takes the place of the bias of the norm, or of the last layer: the parameter keeps its identity.
     """
-    last: Any = model.get_submodule(block.last)
-    norm: Any = model.get_submodule(block.norm) if block.norm else None
+    last: Any = module_of(model, block.last)
+    norm: Any = module_of(model, block.norm) if block.norm else None
     zero = last.weight.new_zeros(last.weight.shape[0])
     bias = nn.Parameter(zero) if last.bias is None else last.bias
     value = bias.double()
@@ -214,7 +215,7 @@ def silence(model: nn.Module, block: Block) -> Callable[[], None]:
     new: dict[nn.Module, nn.Module] = {last: Constant(last, bias)}
     if norm is not None:
         new[norm] = nn.Identity()
-    for layer in map(model.get_submodule, block.silent):
+    for layer in (module_of(model, name) for name in block.silent):
         new[layer] = Constant(layer, None) if isinstance(layer, _WINDOW | nn.Linear) else nn.Identity()
     was = bias.data
     bias.data = value.to(was)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gdp.errors import GDPError
 from gdp.files import AnyPath, read
 from gdp.gates import Gates
+from gdp.names import module_of, plain_state, state_for
 from gdp.plan import Plan
 from gdp.pruner import Pruner
 from gdp.readers import SUFFIX, gated_weight
@@ -92,12 +93,12 @@ def load_plain(model: nn.Module, checkpoint: State, path: str) -> None:
         for state in states:
             undo.callback(cut(model, Plan.from_dict(state["gone"])))
         check_fit(model, tensors, path)
-        model.load_state_dict(tensors)
+        model.load_state_dict(state_for(model, tensors))
         for state in states:
             if "closed" in state:
                 undo.callback(cut(model, Plan.from_dict(state["closed"])))
             else:
-                _remember(model.get_submodule(state["network"]), state)
+                _remember(module_of(model, state["network"]), state)
     except GDPError as error:
         undo.close()
         if states:
@@ -125,7 +126,8 @@ def _saved(checkpoint: State) -> Iterator[State]:
 
 
 def plain(state: State) -> State:
-    """A state_dict with its gates folded into the weights behind them."""
+    """A state_dict under plain names, with its gates folded into the weights behind them."""
+    state = plain_state(state)
     folded = {name: value for name, value in state.items() if not name.endswith(SUFFIX)}
     for name, gate in state.items():
         if name.endswith(SUFFIX):
@@ -175,7 +177,9 @@ def resume(
     else:
         for key in {"state_dict", "current_model_state"} & checkpoint.keys():
             gates = {k: torch.ones_like(gate) for k, gate in module.state_dict().items() if k.endswith(SUFFIX)}
-            checkpoint[key] = gates | checkpoint[key]
+            checkpoint[key] = gates | state_for(module, checkpoint[key])
+        return None
+    checkpoint["state_dict"] = state_for(module, checkpoint["state_dict"])
     return None
 
 
@@ -191,7 +195,7 @@ def load(checkpoint: State, saved: State, module: nn.Module, closed: Tensor | No
         GDPError: the network has become small, and other channels were open when the checkpoint was written.
     """
     if closed is None:
-        if "gone" in saved and recall(module.get_submodule(saved["network"])) is None:
+        if "gone" in saved and recall(module_of(module, saved["network"])) is None:
             load_plain(module, checkpoint, path)
             checkpoint["state_dict"] = module.state_dict()
         return
@@ -206,4 +210,4 @@ def load(checkpoint: State, saved: State, module: nn.Module, closed: Tensor | No
             )
         state = {name: select(value, plan.keep.get(name, {})) for name, value in state.items()}
     check_fit(module, state, path)
-    checkpoint["state_dict"] = state
+    checkpoint["state_dict"] = state_for(module, state)

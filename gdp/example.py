@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from gdp.errors import GDPError
 from gdp.export import Inputs, inputs_for, mode_of
+from gdp.names import unwrapped
 
 Candidate = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of forward
 
@@ -45,12 +46,6 @@ def _has(module: nn.Module, name: str) -> bool:
     except AttributeError:
         return False
     return True
-
-
-def unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside what torch.compile makes of it."""
-    compiled = getattr(network, "_orig_mod", None)
-    return compiled if isinstance(compiled, nn.Module) else network
 
 
 def example_inputs(module: nn.Module, name: str, array: Any, batch: Any) -> Inputs:

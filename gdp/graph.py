@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gdp.errors import GDPError
+from gdp.names import plain_name
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class Block:
     last: str
     norm: str
     silent: tuple[str, ...]
+
+    def plain(self) -> Block:
+        """The same block without the names that torch.compile adds."""
+        groups, reads, silent = (tuple(map(plain_name, names)) for names in (self.groups, self.reads, self.silent))
+        return Block(plain_name(self.name), groups, reads, plain_name(self.last), plain_name(self.norm), silent)
 
     def under(self, prefix: str) -> Block:
         """The same block in a network that is the child `prefix` of a larger one."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gdp.errors import GDPError
 from gdp.graph import Block, ChannelGraph
+from gdp.names import plain_name, plain_state
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Plan:
                 mask[axis.index[index].flatten()] = True
         keep: dict[str, dict[int, tuple[int, ...]]] = {}
         for (tensor, dim), mask in gone.items():
-            keep.setdefault(tensor, {})[dim] = tuple(torch.nonzero(~mask).flatten().tolist())
-        return cls(dict(graph.shapes), keep, blocks)
+            keep.setdefault(plain_name(tensor), {})[dim] = tuple(torch.nonzero(~mask).flatten().tolist())
+        return cls(plain_state(graph.shapes), keep, tuple(block.plain() for block in blocks))
 
     def after(self, first: Plan) -> Plan:
         """This plan, made for a network that `first` had cut already, as one plan for the dense network."""
@@ -84,6 +85,7 @@ class Plan:
 
     def part(self, prefix: str) -> Plan:
         """The same plan for the child `prefix` of the network alone."""
+        prefix = plain_name(prefix)
         if not prefix:
             return self
 
@@ -99,6 +101,7 @@ class Plan:
 
     def under(self, prefix: str) -> Plan:
         """The same plan for a network that is the child `prefix` of a larger one."""
+        prefix = plain_name(prefix)
         if not prefix:
             return self
         return Plan(

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from gdp.errors import GDPError
 from gdp.graph import Frozen
+from gdp.names import plain_name
 from gdp.plan import Plan
 
 
@@ -44,6 +45,13 @@ class Report:
     plan: Plan
     blocks: tuple[str, ...] = ()
     trial: bool = False
+
+    def __post_init__(self) -> None:
+        groups = tuple((plain_name(name), kept, total) for name, kept, total in self.groups)
+        frozen = tuple(Frozen(plain_name(f.name), f.channels, f.reason.replace("_orig_mod.", "")) for f in self.frozen)
+        object.__setattr__(self, "groups", groups)
+        object.__setattr__(self, "frozen", frozen)
+        object.__setattr__(self, "blocks", tuple(map(plain_name, self.blocks)))
 
     @property
     def remaining(self) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gdp.errors import GDPError
 from gdp.files import AnyPath, read, write
+from gdp.names import plain_name, plain_state, state_for, unwrapped
 from gdp.plan import Plan
 from gdp.report import Report
 from gdp.surgery import check_shapes, cut
@@ -43,7 +44,7 @@ def save_pruned(model: nn.Module, path: AnyPath, report: Report | None = None) -
     Raises:
         GDPError: no pruned network is found, or the file can't be written; what was there before is untouched then.
     """
-    pruned = {name: _reports[m] for name, m in model.named_modules() if m in _reports}
+    pruned = {plain_name(name): _reports[m] for name, m in model.named_modules() if m in _reports}
     if report is not None:
         pruned = {"": report}
     if len(pruned) != 1:
@@ -54,16 +55,18 @@ def save_pruned(model: nn.Module, path: AnyPath, report: Report | None = None) -
         )
     ((prefix, found),) = pruned.items()
     plan = found.plan.under(prefix)
-    other = [name for name, p in model.named_parameters() if name in plan.shapes and plan.shape(name) != tuple(p.shape)]
+    sizes = {plain_name(name): tuple(p.shape) for name, p in model.named_parameters()}
+    other = [name for name in plan.shapes if name in sizes and plan.shape(name) != sizes[name]]
     if other and not plan.blocks:
         raise GDPError(
             f"{type(model).__name__} was cut further after its report was made ({other[0]} has changed), probably by a "
             "run that was interrupted. Finish that run before saving: trainer.fit once more, or gdp.remove."
         )
+    state = plain_state(model.state_dict())
     content = {
         "gdp": FORMAT,
         "plan": plan.to_dict(),
-        "state_dict": {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in model.state_dict().items()},
+        "state_dict": {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in state.items()},
         "report": found.to_dict(),
     }
     write(content, path)
@@ -87,18 +90,18 @@ def load_pruned(model: Net, path: AnyPath) -> Net:
     undo = cut(model, plan)
     try:
         check_fit(model, state, os.fspath(path))
-        model.load_state_dict(state)
+        model.load_state_dict(state_for(model, state))
     except Exception:
         undo()
         raise
-    remember(model, report)
+    remember(unwrapped(model), report)
     return model
 
 
 def check_fit(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
     """Refuse tensors of another network than the one that was just cut."""
-    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items() if isinstance(v, Tensor)}
-    found = {k: tuple(v.shape) for k, v in state.items() if isinstance(v, Tensor)}
+    wanted = {k: tuple(v.shape) for k, v in plain_state(model.state_dict()).items() if isinstance(v, Tensor)}
+    found = {k: tuple(v.shape) for k, v in plain_state(state).items() if isinstance(v, Tensor)}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             expected, held = wanted.get(name, "absent"), found.get(name, "no such tensor")

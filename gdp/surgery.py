@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from gdp.blocks import silence
 from gdp.errors import GDPError
+from gdp.names import plain_name, tensors_of
 from gdp.plan import Plan
 
 Undo = Callable[[], None]
@@ -40,7 +41,7 @@ def cut(model: nn.Module, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> U
         GDPError: the network is not the one the plan was made for, or an optimizer keeps state of another shape;
             nothing has been changed then.
     """
-    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    tensors = tensors_of(model)
     check_shapes(plan, model)
     optimizers = tuple(optimizers)
     check_optimizers({name: tensors[name] for name in plan.keep}, optimizers)
@@ -108,8 +109,8 @@ def check_optimizers(tensors: Mapping[str, Tensor], optimizers: Iterable[Optimiz
 
 def check_shapes(plan: Plan, model: nn.Module) -> None:
     """Refuse a plan that was made for another network. Buffers that are not cut may have changed: tables grow."""
-    parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    shapes = {name: tuple(b.shape) for name, b in model.named_buffers() if name in plan.keep} | parameters
+    parameters = {plain_name(name) for name, _ in model.named_parameters()}
+    shapes = {name: tuple(t.shape) for name, t in tensors_of(model).items() if name in parameters or name in plan.keep}
     missing = [name for name in plan.keep if name not in shapes]
     other = [name for name, shape in shapes.items() if name in plan.shapes and plan.shapes[name] != shape]
     if missing or other:

@@ -22,6 +22,7 @@ from gdp.export import as_inputs, differs_in_training, exported, inputs_for, is_
 from gdp.graph import ChannelGraph
 from gdp.grouping import group_channels
 from gdp.labels import Labels
+from gdp.names import plain_name
 from gdp.operators import rule_for
 from gdp.readers import refuse_gated
 from gdp.walk import Call, Walk, Weight
@@ -197,7 +198,7 @@ def _ignored_tensors(model: nn.Module, ignore: Sequence[str | type]) -> dict[str
         if isinstance(pattern, type):
             label, roots = pattern.__name__, [n for n, m in model.named_modules() if isinstance(m, pattern)]
         else:
-            label, roots = pattern, [n for n, _ in model.named_modules() if n and fnmatchcase(n, pattern)]
+            label, roots = pattern, [n for n, _ in model.named_modules() if n and fnmatchcase(plain_name(n), pattern)]
         if not roots:
             some = ", ".join(n for n, _ in model.named_children())
             raise GDPError(

@@ -15,6 +15,7 @@ from gdp.export import first_line, randomized, run, source_line, train_inputs
 from gdp.flops import count_parameters, counted_run
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph
+from gdp.names import plain_name
 from gdp.plan import Plan
 from gdp.surgery import cut
 from gdp.widths import Widths
@@ -128,7 +129,7 @@ def _levels(model: nn.Module, graph: ChannelGraph, has: Plan, wanted: Plan) -> I
 
     def note(name: str, layer: nn.Module, output: Tensor) -> None:
         rows = range(graph.shapes[name][0])
-        now, then = (plan.keep.get(name, {}).get(0, rows) for plan in (has, wanted))
+        now, then = (plan.keep.get(plain_name(name), {}).get(0, rows) for plan in (has, wanted))
         place = {row: i for i, row in enumerate(now)}
         dim = output.dim() - 1 - (0 if isinstance(layer, nn.Linear) else len(graph.shapes[name]) - 2)
         level = output.detach().abs().movedim(dim, 0).reshape(len(now), -1).mean(1)
@@ -204,7 +205,7 @@ def _muted(model: nn.Module, graph: ChannelGraph, plan: Plan, closed: Closing) -
         for (tensor, dim), factor in scale.items():
             weight = model.get_parameter(tensor)
             was.append((weight, weight.data))
-            kept = plan.keep.get(tensor, {}).get(dim)
+            kept = plan.keep.get(plain_name(tensor), {}).get(dim)
             factor = factor if kept is None else factor[list(kept)]
             weight.data = weight.data * factor.to(weight).view([-1 if d == dim else 1 for d in range(weight.dim())])
         yield

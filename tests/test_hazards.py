@@ -409,8 +409,3 @@ def test_stochastic_weight_averaging_is_cut_exactly(turn):
     averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)
     trainer(*[pruning, averaging][::turn], epochs=6).fit(lit, loader())
     assert 0.49 <= pruning.report.remaining <= 0.5 and pruning.report.max_rel < 1e-5
-
-
-def test_strategies_that_train_a_copy_are_refused():
-    with pytest.raises(Exception, match="Use strategy='ddp' from a script"):
-        trainer(gdp.GDPCallback(target_flops=0.5), strategy="ddp_fork", devices=1).fit(Lit(), loader())

@@ -5,6 +5,7 @@ import copy
 import pytest
 import pytorch_lightning as pl
 import torch
+from features import works
 from lit import Lit, images, loader, small_net, trainer, two_processes
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from torch import nn
@@ -175,6 +176,7 @@ def test_other_values_of_shrink_are_refused(value):
 STEPS = (3, 12, 18, 24, 36)  # before, inside and after the window, at the end of an epoch and inside one
 
 
+@works("Checkpoints and resume", "a checkpoint at any step, with and without averages", "resumes bit for bit")
 @pytest.mark.parametrize(
     "average, steps",
     [
@@ -201,6 +203,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, averag
         assert_same(whole, again, rtol=0, atol=0)
 
 
+@works("torch.compile", "networks that shrink", "compiled once per cut, however many there are")
 def test_compiled_networks_are_compiled_once_per_cut():
     """By torch.compile around the network, in place, and around the LightningModule; more often than the limit of 8."""
     calls: list[str] = []
