@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from gdp.budget import check_target
 from gdp.checkpoint import load, pruned, resume, snapshot
+from gdp.ending import end, finish
 from gdp.entry import start_pruning
 from gdp.errors import GDPError
 from gdp.example import find_network
@@ -22,10 +23,8 @@ from gdp.gates import Gates
 from gdp.hooks import extend_once, lives_here, refuse_setup
 from gdp.progress import Clock, refuse_optimizers
 from gdp.pruner import Pruner
-from gdp.removal import fold, remove
 from gdp.report import Report
 from gdp.schedule import Schedule
-from gdp.shrink import cuttable
 from gdp.store import recall
 from gdp.trace import check_ignore
 from gdp.widths import check_widths
@@ -166,13 +165,15 @@ class GDPCallback(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None and self.pruner.steps > 0:
-            self._finish(trainer, self.pruner)
+            finish(trainer, self.pruner)
 
     # Other callbacks still save and average weights when training ends; the cut comes after all of them.
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None:
             self._follow_averages(trainer, pl_module)
-            self._remove(trainer, self.pruner)
+            self.report = end(trainer, self.pruner)
+            self._closed = None if self.report is None else (self.pruner.gates.raw == 0).cpu()
+            self.pruner = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._clean_up()
@@ -198,6 +199,8 @@ class GDPCallback(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        if self.pruner is None and self.report is None:
+            return
         name, network = find_network(pl_module, self.module)
         state = checkpoint["callbacks"].setdefault(self.state_key, {})
         if self.pruner is not None:
@@ -295,34 +298,3 @@ class GDPCallback(Callback):
         if self.pruner is not None and not bool(self.pruner.gates.gone.any()):
             self.pruner.gates.withdraw()
             self.pruner = None
-
-    def _finish(self, trainer: pl.Trainer, pruner: Pruner) -> None:
-        if not pruner.done and not getattr(trainer, "fast_dev_run", False):
-            rank_zero_warn(
-                f"gdp: training ended after {pruner.steps} steps, before the window for pruning did (step "
-                f"{pruner.window.end} of {pruner.total_steps}). The channels over the target are closed at once, "
-                "without the training that would make up for it; expect a loss of accuracy. Let early stopping begin "
-                "after the window, or end the window earlier: GDPCallback(schedule=gdp.Schedule(end=...))."
-            )
-        pruner.finish()
-
-    def _remove(self, trainer: pl.Trainer, pruner: Pruner) -> None:
-        if pruner.steps == 0:
-            self._give_up()
-            rank_zero_warn(
-                "gdp: no training step was made, so nothing is known about the channels; nothing was removed."
-            )
-            return
-        self._finish(trainer, pruner)  # a run that was resumed at its very end has seen no on_train_end
-        if not lives_here(trainer):
-            fold(pruner.gates)
-            self.pruner = None
-            rank_zero_warn(
-                f"gdp: {type(trainer.strategy).__name__} trained a copy of the network in other processes, from which "
-                "only weights of the same shapes come back. What reads closed channels is zero now; "
-                "gdp.remove_zeros(network, example_input) cuts them out. strategy='ddp' needs no such call."
-            )
-            return
-        gates = pruner.gates
-        self.report = remove(gates.model, pruner.graph, gates, cuttable(gates, trainer.optimizers))
-        self._closed, self.pruner = (gates.raw == 0).cpu(), None

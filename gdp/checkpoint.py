@@ -194,20 +194,20 @@ def load(checkpoint: State, saved: State, module: nn.Module, closed: Tensor | No
     Raises:
         GDPError: the network has become small, and other channels were open when the checkpoint was written.
     """
-    if closed is None:
-        if "gone" in saved and recall(module_of(module, saved["network"])) is None:
-            load_plain(module, checkpoint, path)
-            checkpoint["state_dict"] = module.state_dict()
+    if closed is None and "gone" in saved and recall(module_of(module, saved["network"])) is None:
+        load_plain(module, checkpoint, path)
+        checkpoint["state_dict"] = module.state_dict()
         return
     state = plain(checkpoint["state_dict"])
     if "pruner" in saved:
         plan = Plan.from_dict(saved["closed"])
-        if plan.blocks or not torch.equal(saved["pruner"]["raw"].cpu() == 0, closed):
+        if plan.blocks or closed is None or not torch.equal(saved["pruner"]["raw"].cpu() == 0, closed):
             raise GDPError(
                 "This checkpoint was written before the channels were cut and does not fit the small network; nothing "
                 "was loaded. Use the network as it is: trainer.test(model, ...). Without a model, Trainer.test takes "
                 "the best checkpoint. gdp.load_checkpoint(LitModel(), path) loads it as the network it was."
             )
         state = {name: select(value, plan.keep.get(name, {})) for name, value in state.items()}
-    check_fit(module, state, path)
-    checkpoint["state_dict"] = state_for(module, state)
+    if closed is not None:
+        check_fit(module, state, path)
+        checkpoint["state_dict"] = state_for(module, state)

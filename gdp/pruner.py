@@ -278,8 +278,15 @@ class Pruner:
         self._keep = None if state["keep"] is None else state["keep"].to(device)
 
     def resume(self) -> None:
-        """Let loaded gates act, once the user's optimizers exist; whatever type the network has, theirs is float32."""
+        """Let loaded gates act, once the network is on its device and the user's optimizers exist.
+
+        Their type is float32, whatever the network was converted to.
+        """
+        device = self.gates.readers[0].weight.device
+        self.gates.to(device)
         self.gates.keep_float32()
+        self.worth = self.worth.to(device)
+        self._keep = None if self._keep is None else self._keep.to(device)
         if bool((self.gates.raw < 1).any()):
             self.gates.sync()
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import pytorch_lightning as pl
 import torch
-from features import works
+from features import refused, works
 from lit import Lit, images, loader, small_net, trainer, two_processes
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from torch import nn
@@ -132,7 +132,12 @@ def test_an_average_inside_the_lightning_module_is_cut_along():
     assert_same(*(fit(way, make=WithAverage) for way in ("end", 2)))
 
 
-def test_a_second_network_that_nobody_knows_is_refused_before_the_first_step():
+@refused(
+    "Other callbacks",
+    "a teacher, or an average made by hand, while channels are cut on the way",
+    "has the same tensors as the network that is pruned. …AveragedModel… GDPCallback(shrink='end').",
+)
+def test_a_second_network_that_nobody_knows_is_refused_before_the_first_step(refusal):
     class WithTeacher(Lit):
         def __init__(self) -> None:
             super().__init__()
@@ -147,22 +152,30 @@ def test_a_second_network_that_nobody_knows_is_refused_before_the_first_step():
             self.copy = small_net()
 
     for module in ("net", None):
-        with pytest.raises(gdp.GDPError, match=r"'teacher' has the same tensors.*AveragedModel.*shrink='end'"):
+        with refusal as found:
             fit("epoch", make=WithTeacher, module=module)
-    with pytest.raises(gdp.GDPError, match=r"'Holder.copy' has the same tensors"):
+        assert "'teacher'" in str(found.value)
+    with refusal as found:
         fit("epoch", Holder())
+    assert "'Holder.copy'" in str(found.value)
     lit, report, *_ = fit("end", make=WithTeacher, module="net")
     assert report.remaining <= 0.4 and lit.teacher[0][0].out_channels == 8
 
 
-def test_optimizer_state_that_cannot_be_cut_is_refused_after_the_first_step():
+@refused(
+    "Training loop",
+    "optimizers whose state has other shapes than the parameters, such as Adafactor, while channels are cut on the way",
+    "gdp can cut state of the parameter's own shape only…GDPCallback(shrink='end')",
+)
+def test_optimizer_state_that_cannot_be_cut_is_refused_after_the_first_step(refusal):
     class Factored(Lit):
         def configure_optimizers(self):
             return torch.optim.Adafactor(self.parameters(), 0.01)
 
     steps = Sizes()
-    with pytest.raises(gdp.GDPError, match=r"Adafactor keeps 'row_var' of shape(.|\n)*shrink='end'"):
+    with refusal as found:
         fit("epoch", steps, make=Factored)
+    assert "Adafactor keeps 'row_var' of shape" in str(found.value)
     assert len(steps.sizes) == 1
     assert fit("end", make=Factored)[1].remaining <= 0.4
 

@@ -1,0 +1,48 @@
+"""How a run ends: the target is made sure of, and the network becomes small. Lightning is known by its attributes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from gdp.hooks import lives_here
+from gdp.pruner import Pruner
+from gdp.removal import fold, remove
+from gdp.report import Report
+from gdp.shrink import cuttable
+
+
+def finish(trainer: Any, pruner: Pruner) -> None:
+    """Training is over; if the window is not, say so, and close what the target asks for."""
+    if not pruner.done and not getattr(trainer, "fast_dev_run", False):
+        rank_zero_warn(
+            f"gdp: training ended after {pruner.steps} steps, before the window for pruning did (step "
+            f"{pruner.window.end} of {pruner.total_steps}). The channels over the target are closed at once, "
+            "without the training that would make up for it; expect a loss of accuracy. Let early stopping begin "
+            "after the window, or end the window earlier: GDPCallback(schedule=gdp.Schedule(end=...))."
+        )
+    pruner.finish()
+
+
+def end(trainer: Any, pruner: Pruner) -> Report | None:
+    """Fold what is open and cut what is closed; none if there is nothing to report, since the network is as it was.
+
+    Raises:
+        GDPError: the cut is not exact; network and gates are as they were.
+    """
+    gates = pruner.gates
+    if pruner.steps == 0:
+        gates.withdraw()
+        rank_zero_warn("gdp: no training step was made, so nothing is known about the channels; nothing was removed.")
+        return None
+    finish(trainer, pruner)  # a run that was resumed at its very end has seen no on_train_end
+    if lives_here(trainer):
+        return remove(gates.model, pruner.graph, gates, cuttable(gates, trainer.optimizers))
+    fold(gates)
+    rank_zero_warn(
+        f"gdp: {type(trainer.strategy).__name__} trained a copy of the network in other processes, from which only "
+        "weights of the same shapes come back. What reads closed channels is zero now; "
+        "gdp.remove_zeros(network, example_input) cuts them out. strategy='ddp' needs no such call."
+    )
+    return None
