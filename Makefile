@@ -24,7 +24,8 @@ test: setup
 
 # runs the tests that prove a feature, and writes docs/compatibility.md from them
 compatibility: setup
-	$(RUN) -m pytest -m feature --compatibility=docs/compatibility.md $(ARGS)
+	$(RUN) -m pytest -m feature -n 2 $(ARGS)
+	$(RUN) -m pytest -m feature --collect-only --compatibility=docs/compatibility.md
 
 fuzz: setup
 	RANDOM_NETS=$(N) $(RUN) -m pytest tests/test_random_nets.py -s -p no:logging $(ARGS)

@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gdp.budget import check_target
-from gdp.checkpoint import load, pruned, resume, snapshot
-from gdp.ending import end, finish
+from gdp.checkpoint import pruned, resume, snapshot
+from gdp.copies import averages
+from gdp.ending import end, finish, leave
 from gdp.entry import start_pruning
 from gdp.errors import GDPError
+from gdp.evaluate import load
 from gdp.example import find_network
 from gdp.families import Callback
 from gdp.files import check_intact
@@ -94,6 +96,7 @@ class GDPCallback(Callback):
         self._clock = Clock()
         self._waits = False  # for the end of training, since cuts on the way are not possible
         self._closed: Tensor | None = None  # channels that were cut in all
+        self._after: dict[str, Any] = {}  # what checkpoints say after the cut
         self._restore: list[Callable[[], None]] = []
 
     # Gates go in when the module is complete, after its own `setup` and `configure_model`, and before a checkpoint is
@@ -117,6 +120,9 @@ class GDPCallback(Callback):
         self._restore = [extend_once(pl_module, on_load_checkpoint)]
         if stage == "fit":
             refuse_setup(trainer)
+            if self.pruner is not None and self.pruner.gates.model not in pl_module.modules():
+                leave(self.pruner)
+                self.pruner = None
             self._give_up()  # what an interrupted fit left
             self._waits = not lives_here(trainer)
             self._restore.append(extend_once(pl_module, setup))
@@ -171,8 +177,10 @@ class GDPCallback(Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None:
             self._follow_averages(trainer, pl_module)
-            self.report = end(trainer, self.pruner)
-            self._closed = None if self.report is None else (self.pruner.gates.raw == 0).cpu()
+            self.report = end(trainer, pl_module, self.pruner)
+            if self.report is not None:
+                gates, name = self.pruner.gates, find_network(pl_module, self.module)[0]
+                self._closed, self._after = (gates.raw == 0).cpu(), pruned(pl_module, name, self.report, gates)
             self.pruner = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -199,14 +207,14 @@ class GDPCallback(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self.pruner is None and self.report is None:
+        if self.pruner is None and not self._after:
             return
         name, network = find_network(pl_module, self.module)
         state = checkpoint["callbacks"].setdefault(self.state_key, {})
         if self.pruner is not None:
             state.update(snapshot(pl_module, name, self.pruner.gates))
-        elif self.report is not None and recall(network) is self.report:
-            state.update(pruned(name, self.report))
+        elif recall(network) is self.report:
+            state.update(self._after)
 
     def _insert(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         name, network = find_network(pl_module, self.module)
@@ -220,7 +228,8 @@ class GDPCallback(Callback):
                 "fraction of the FLOPs before that run."
             )
             return
-        self.report = self.pruner = self._closed = None
+        self.report = self._closed = None
+        self._after = {}
         self.pruner = start_pruning(
             trainer, pl_module, name, network, self.target_flops, self.ignore, self.schedule, self.blocks,
             (self.min_channels, self.round_to),
@@ -231,13 +240,17 @@ class GDPCallback(Callback):
             check_intact(trainer.ckpt_path)
         self._follow_averages(trainer, pl_module)
         network, saved = find_network(pl_module, self.module)[1], self._saved(checkpoint)
-        self.report = resume(checkpoint, saved, pl_module, network, self.pruner) or self.report
-        if "report" in saved:
-            self.pruner = None
+        report = resume(checkpoint, saved, pl_module, network, self.pruner)
+        if report is not None:
+            self.report, self.pruner, self._closed = report, None, None
+            self._after = {key: saved[key] for key in ("network", "gone", "plan", "report")}
         self.load_state_dict(saved)
 
     def _load(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        load(checkpoint, self._saved(checkpoint), pl_module, self._closed, str(trainer.ckpt_path))
+        name, network = find_network(pl_module, self.module)
+        closed = self._closed if self.report is not None and recall(network) is self.report else None
+        copies = averages(pl_module, name, network, trainer.callbacks)  # type: ignore[attr-defined]
+        load(checkpoint, self._saved(checkpoint), pl_module, network, copies, closed, str(trainer.ckpt_path))
 
     def _saved(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """What a callback of this kind has left in a checkpoint."""

@@ -7,19 +7,19 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gdp.errors import GDPError
 from gdp.files import AnyPath, read
 from gdp.gates import Gates
-from gdp.names import module_of, plain_state, state_for
+from gdp.names import module_of, plain_state, state_for, tensors_of
 from gdp.plan import Plan
 from gdp.pruner import Pruner
 from gdp.readers import SUFFIX, gated_weight
 from gdp.report import Report
 from gdp.shrink import planned
 from gdp.store import check_fit, recall, remember
-from gdp.surgery import cut, select
+from gdp.surgery import cut
 
 State = dict[str, Any]
 Module = TypeVar("Module", bound=nn.Module)
@@ -32,16 +32,21 @@ def snapshot(module: nn.Module, name: str, gates: Gates) -> State:
     """
     gone = Plan.of(gates.graph, gates.indices(gates.gone))
     closed = planned(gates, gates.raw.cpu() == 0)
-    inside = {id(m): where for where, m in module.named_modules()}
-    copies = [(part, inside[id(copy)]) for part, copy in gates.copies if id(copy) in inside]
+    copies = _copies(module, gates)
     plans = {"gone": gone, "closed": closed}
     return {"network": name} | {key: _everywhere(plan, name, copies).to_dict() for key, plan in plans.items()}
 
 
-def pruned(name: str, report: Report) -> State:
+def pruned(module: nn.Module, name: str, report: Report, gates: Gates) -> State:
     """What a checkpoint has to say beside the weights of a network that is cut for good."""
-    plan = report.plan
-    return {"network": name, "gone": plan.under(name).to_dict(), "plan": plan.to_dict(), "report": report.to_dict()}
+    gone = _everywhere(report.plan, name, _copies(module, gates))
+    return {"network": name, "gone": gone.to_dict(), "plan": report.plan.to_dict(), "report": report.to_dict()}
+
+
+def _copies(module: nn.Module, gates: Gates) -> list[tuple[str, str]]:
+    """The known copies of the network, or of parts of it, that lie in the training module: part, and where they are."""
+    inside = {id(m): where for where, m in module.named_modules()}
+    return [(part, inside[id(copy)]) for part, copy in gates.copies if id(copy) in inside]
 
 
 def _everywhere(plan: Plan, name: str, copies: list[tuple[str, str]]) -> Plan:
@@ -83,17 +88,22 @@ def load_plain(model: nn.Module, checkpoint: State, path: str) -> None:
     states, tensors = list(_saved(checkpoint)), plain(checkpoint["state_dict"])
     if not states and len(tensors) == len(checkpoint["state_dict"]):
         raise GDPError(
-            f"{path!r} says nothing of gdp; it was written without GDPCallback. Load it with "
-            f"{type(model).__name__}.load_from_checkpoint."
+            f"{path!r} says nothing of gdp. If it was written without GDPCallback, load it with "
+            f"{type(model).__name__}.load_from_checkpoint; if it holds the weights of a small network alone, build "
+            "that with gdp.load_pruned, and call load_state_dict."
         )
-    was = {name: tensor.clone() for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    _complete(model)
+    was = [(tensor, tensor.detach().clone()) for tensor in tensors_of(model).values()]
     undo = ExitStack()
     try:
-        undo.callback(model.load_state_dict, was)
+        undo.callback(lambda: [tensor.data.copy_(values) for tensor, values in was])
         for state in states:
             undo.callback(cut(model, Plan.from_dict(state["gone"])))
-        check_fit(model, tensors, path)
-        model.load_state_dict(state_for(model, tensors))
+        content = checkpoint | {"state_dict": state_for(model, tensors)}
+        getattr(model, "on_load_checkpoint", lambda _: None)(content)
+        strict = getattr(model, "strict_loading", True)
+        check_fit(model, content["state_dict"], path, strict)
+        model.load_state_dict(content["state_dict"], strict=strict)
         for state in states:
             if "closed" in state:
                 undo.callback(cut(model, Plan.from_dict(state["closed"])))
@@ -112,6 +122,11 @@ def load_plain(model: nn.Module, checkpoint: State, path: str) -> None:
         raise
 
 
+def _complete(model: nn.Module) -> None:
+    """Let a LightningModule build what it builds in configure_model, as load_from_checkpoint does."""
+    getattr(model, "configure_model", lambda: None)()
+
+
 def _remember(network: nn.Module, state: State) -> Report:
     report = Report.from_dict(state["report"], Plan.from_dict(state["plan"]))
     remember(network, report)
@@ -120,8 +135,8 @@ def _remember(network: nn.Module, state: State) -> Report:
 
 def _saved(checkpoint: State) -> Iterator[State]:
     """What the GDPCallbacks of a run have left in its checkpoint."""
-    for key, state in checkpoint.get("callbacks", {}).items():
-        if str(key).startswith("GDPCallback") and isinstance(state, Mapping) and "gone" in state:
+    for state in checkpoint.get("callbacks", {}).values():
+        if isinstance(state, Mapping) and {"network", "gone"} <= state.keys():
             yield dict(state)
 
 
@@ -155,13 +170,7 @@ def resume(
         GDPError: the checkpoint does not belong to this run.
     """
     if "report" in saved:
-        if pruner is not None:
-            pruner.gates.withdraw()
-        known = recall(network)
-        if known is not None and known.plan.to_dict() == saved["plan"]:
-            return known
-        cut(module, Plan.from_dict(saved["gone"]))
-        return _remember(network, saved)
+        return _resume_small(saved, module, network, pruner)
     if "pruner" in saved:
         if pruner is None:
             raise GDPError(
@@ -169,6 +178,7 @@ def resume(
                 "network anew, and resume with that one."
             )
         pruner.load_state_dict(saved["pruner"])
+        checkpoint["state_dict"] = state_for(module, checkpoint["state_dict"])
     elif any(name.endswith(SUFFIX) for name in checkpoint["state_dict"]):
         raise GDPError(
             "The checkpoint has gates but says nothing of this GDPCallback: it was written with another `module`, or "
@@ -178,36 +188,24 @@ def resume(
         for key in {"state_dict", "current_model_state"} & checkpoint.keys():
             gates = {k: torch.ones_like(gate) for k, gate in module.state_dict().items() if k.endswith(SUFFIX)}
             checkpoint[key] = gates | state_for(module, checkpoint[key])
-        return None
-    checkpoint["state_dict"] = state_for(module, checkpoint["state_dict"])
     return None
 
 
-def load(checkpoint: State, saved: State, module: nn.Module, closed: Tensor | None, path: str) -> None:
-    """Make a checkpoint and the network that is to be evaluated fit each other, before Lightning loads the weights.
-
-    Args:
-        checkpoint, saved, module: as in `resume`.
-        closed: the channels that were cut in this process, one bool per channel; None if none were.
-        path: of the checkpoint.
-
-    Raises:
-        GDPError: the network has become small, and other channels were open when the checkpoint was written.
-    """
-    if closed is None and "gone" in saved and recall(module_of(module, saved["network"])) is None:
-        load_plain(module, checkpoint, path)
-        checkpoint["state_dict"] = module.state_dict()
-        return
-    state = plain(checkpoint["state_dict"])
-    if "pruner" in saved:
-        plan = Plan.from_dict(saved["closed"])
-        if plan.blocks or closed is None or not torch.equal(saved["pruner"]["raw"].cpu() == 0, closed):
-            raise GDPError(
-                "This checkpoint was written before the channels were cut and does not fit the small network; nothing "
-                "was loaded. Use the network as it is: trainer.test(model, ...). Without a model, Trainer.test takes "
-                "the best checkpoint. gdp.load_checkpoint(LitModel(), path) loads it as the network it was."
-            )
-        state = {name: select(value, plan.keep.get(name, {})) for name, value in state.items()}
-    if closed is not None:
-        check_fit(module, state, path)
-        checkpoint["state_dict"] = state_for(module, state)
+def _resume_small(saved: State, module: nn.Module, network: nn.Module, pruner: Pruner | None) -> Report:
+    plan, copies = Plan.from_dict(saved["plan"]), [] if pruner is None else pruner.gates.copies
+    if plan.blocks:
+        raise GDPError(
+            "A run can't be resumed after whole blocks have gone, as its optimizers knew their parameters. Load the "
+            "network by gdp.load_checkpoint(LitModel(), path), and train it on without ckpt_path."
+        )
+    if pruner is not None:
+        pruner.gates.withdraw()
+    known = recall(network)
+    if known is not None and known.plan.to_dict() == saved["plan"]:
+        return known
+    inside = {id(m) for m in module.modules()}
+    cut(module, Plan.from_dict(saved["gone"]))
+    for part, copy in copies:
+        if id(copy) not in inside:
+            cut(copy, plan.part(part))
+    return _remember(network, saved)

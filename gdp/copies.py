@@ -36,7 +36,8 @@ def averages(module: nn.Module, name: str, network: nn.Module, holders: Iterable
                 held.append(value.module)
             elif attribute == "_average_model" and isinstance(value, nn.Module):
                 held.append(value)
-    return [copy for average in held for copy in _copies_in(average, name, network)]
+    inside = [m.module for average in held for m in average.modules() if isinstance(m, AveragedModel)]
+    return [copy for average in (*held, *inside) for copy in _copies_in(average, name, network)]
 
 
 def _copies_in(average: nn.Module, name: str, network: nn.Module) -> Iterator[Copy]:

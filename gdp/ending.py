@@ -5,12 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import nn
 
 from gdp.hooks import lives_here
 from gdp.pruner import Pruner
+from gdp.readers import fold_copies
 from gdp.removal import fold, remove
 from gdp.report import Report
 from gdp.shrink import cuttable
+
+
+def leave(pruner: Pruner) -> None:
+    """Another network is trained from now on; the one of an interrupted run becomes plain, and computes what it did."""
+    fold(pruner.gates)
+    rank_zero_warn(
+        "gdp: the network of an interrupted run is left as it was, without gates. What reads closed channels is zero; "
+        "gdp.remove_zeros(network, example_input) cuts them out."
+    )
 
 
 def finish(trainer: Any, pruner: Pruner) -> None:
@@ -25,21 +36,29 @@ def finish(trainer: Any, pruner: Pruner) -> None:
     pruner.finish()
 
 
-def end(trainer: Any, pruner: Pruner) -> Report | None:
+def end(trainer: Any, module: nn.Module, pruner: Pruner) -> Report | None:
     """Fold what is open and cut what is closed; none if there is nothing to report, since the network is as it was.
+
+    Copies that the user has made of the gated network, in the training module, become plain as well.
 
     Raises:
         GDPError: the cut is not exact; network and gates are as they were.
     """
     gates = pruner.gates
     if pruner.steps == 0:
-        gates.withdraw()
+        if not bool(gates.gone.any()):
+            gates.withdraw()
         rank_zero_warn("gdp: no training step was made, so nothing is known about the channels; nothing was removed.")
         return None
     finish(trainer, pruner)  # a run that was resumed at its very end has seen no on_train_end
+    others = [getattr(callback, "pruner", None) for callback in trainer.callbacks]
+    kept = [r for other in others if isinstance(other, Pruner) and other is not pruner for r in other.gates.everywhere]
     if lives_here(trainer):
-        return remove(gates.model, pruner.graph, gates, cuttable(gates, trainer.optimizers))
+        report = remove(gates.model, pruner.graph, gates, cuttable(gates, trainer.optimizers))
+        fold_copies(module, kept)
+        return report
     fold(gates)
+    fold_copies(module, kept)
     rank_zero_warn(
         f"gdp: {type(trainer.strategy).__name__} trained a copy of the network in other processes, from which only "
         "weights of the same shapes come back. What reads closed channels is zero now; "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import zipfile
 import zlib
 from contextlib import suppress
@@ -63,10 +65,17 @@ def read(path: AnyPath, what: str) -> Any:
     if not Path(path).is_file():
         raise GDPError(f"There is no file {name!r}.")
     try:
-        broken = _broken(path)
+        broken = _broken(path) if zipfile.is_zipfile(path) else None  # old formats have no checksums
         if broken is None:
             return torch.load(path, map_location="cpu", weights_only=True)
         reason = f"the checksum of {broken!r} is wrong"
+    except pickle.UnpicklingError as error:
+        unknown = re.search(r"GLOBAL (\S+)", str(error))
+        raise GDPError(
+            f"{name!r} can't be read as {what}; it is truncated, damaged, or holds other objects "
+            f"({unknown.group(1) if unknown else 'which are not named'}). If you trust it, allow their classes: "
+            "torch.serialization.add_safe_globals([...])."
+        ) from error
     except Exception as error:  # whatever a damaged zip file or pickle makes of its reader
         lines = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0] if lines else 'end of file'}"
@@ -101,8 +110,6 @@ def _broken(path: AnyPath) -> str | None:
         if not any(record.CRC for record in records):  # written without, torch.serialization.set_crc32_options(False)
             return None
         for record in records:
-            if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
-                return record.filename
             with archive.open(record) as stream:
                 try:
                     while stream.read(1 << 24):

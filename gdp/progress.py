@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
@@ -12,73 +12,68 @@ from gdp.errors import GDPError
 from gdp.pruner import Pruner
 
 
-class Progress(NamedTuple):
-    """What a run has done: steps of all optimizers, as `trainer.global_step` counts them, and batches."""
-
-    steps: int
-    batches: int
-
-    @classmethod
-    def of(cls, trainer: Any) -> Progress:
-        """Up to now."""
-        return cls(trainer.global_step, trainer.fit_loop.epoch_loop.total_batch_idx + 1)
+def plan_of(trainer: Any) -> list[float]:
+    """What the length of a run depends on; infinity stands for no limit."""
+    epochs = trainer.max_epochs if trainer.max_epochs > 0 else math.inf
+    steps = trainer.max_steps if trainer.max_steps > 0 else math.inf
+    return [epochs, steps, trainer.num_training_batches, trainer.accumulate_grad_batches]
 
 
-def total_steps(trainer: Any, began: Progress, done: int) -> int:
-    """Optimizer steps of the run, of which `done` are over, since pruning began.
+def place_of(trainer: Any) -> list[int]:
+    """Where a run is: steps of all optimizers, and batches."""
+    return [trainer.global_step, trainer.fit_loop.epoch_loop.total_batch_idx + 1]
+
+
+def steps_left(trainer: Any, done: int, began: list[int]) -> int:
+    """Steps of the pruner that are still to come, at the pace of now.
 
     With manual optimization only the past can tell how many batches, and how many steps of all optimizers, make one of
-    these steps.
+    them: `done` steps of the pruner since the run was where `began` says.
 
     Raises:
         GDPError: the run has no end.
     """
-    batches = trainer.num_training_batches * (trainer.max_epochs if trainer.max_epochs > 0 else math.inf)
-    steps = trainer.max_steps if trainer.max_steps > 0 else math.inf
+    epochs, steps, batches, every = plan_of(trainer)
+    by_steps = steps - trainer.global_step
     if trainer.lightning_module.automatic_optimization:
-        total = min(steps, _accumulated(trainer, batches)) - began.steps
+        name = "get_accumulate_grad_batches"
+        factors = [getattr(callback, name) for callback in trainer.callbacks if hasattr(callback, name)]
+        ahead = range(trainer.current_epoch, int(epochs)) if math.isfinite(epochs * batches) else []
+        by_epochs = sum(math.ceil(batches / (factors[0](epoch) if factors else every)) for epoch in ahead)
+        left = min(by_steps, by_epochs if math.isfinite(epochs * batches) else math.inf)
     else:
-        now = Progress.of(trainer)
-        per_batch = done / max(1, now.batches - began.batches) if done else 1.0
-        per_step = done / max(1, now.steps - began.steps) if done else 1.0
-        total = min((batches - began.batches) * per_batch, (steps - began.steps) * per_step)
-    if math.isinf(total):
+        stepped, seen = place_of(trainer)
+        per_batch = done / max(1, seen - began[1]) if done else 1.0
+        per_step = done / max(1, stepped - began[0]) if done else 1.0
+        left = min((epochs * batches - seen) * per_batch, by_steps * per_step)
+    if math.isinf(left) or math.isnan(left):
         raise GDPError(
             "gdp closes channels along the run, so it has to know how long the run is, and this Trainer has no end. "
             "Set max_steps, or max_epochs with limit_train_batches."
         )
-    return max(1, round(total))
-
-
-def _accumulated(trainer: Any, batches: float) -> float:
-    """Optimizer steps that so many batches make."""
-    if math.isinf(batches):
-        return batches
-    per_epoch = trainer.num_training_batches
-    for callback in trainer.callbacks:
-        if hasattr(callback, "get_accumulate_grad_batches"):
-            epochs = range(trainer.max_epochs)
-            return sum(math.ceil(per_epoch / callback.get_accumulate_grad_batches(epoch)) for epoch in epochs)
-    return math.ceil(per_epoch / trainer.accumulate_grad_batches) * trainer.max_epochs
+    return max(0, round(left))
 
 
 class Clock:
     """Tells a pruner of the steps of a Lightning run."""
 
     def __init__(self) -> None:
-        self._began = Progress(0, 0)  # where the run was when pruning began
+        self._plan: list[float] = []  # of the run whose length the pruner knows
+        self._began = [0, 0]  # where the run was when pruning began
         self._global_step = 0  # after the last step the pruner was told of
-        self._loss: Tensor | None = None  # sum since then
+        self._trained = False  # an optimizer has stepped that trains the network
+        self._loss: Tensor | None = None  # sum since the last step
         self._scale = 1.0  # of the gradient scaler
 
     def start(self, trainer: Any, pruner: Pruner) -> None:
-        """Training starts, or goes on."""
-        fresh, resumed_at = pruner.steps == 0, self._global_step
-        self._global_step, self._loss, self._scale = trainer.global_step, None, _scale(trainer)
+        """Training starts, or goes on; if it is longer or shorter now than it was to be, the window moves."""
+        fresh, resumed_at, known = pruner.steps == 0, self._global_step, self._plan
+        self._plan, self._global_step = plan_of(trainer), trainer.global_step
+        self._trained, self._loss, self._scale = False, None, _scale(trainer)
         if fresh:
-            self._began = Progress.of(trainer)
-        if fresh or trainer.lightning_module.automatic_optimization:
-            pruner.total_steps = total_steps(trainer, self._began, pruner.steps)
+            self._began = place_of(trainer)
+        if fresh or self._plan != known:
+            pruner.total_steps = max(1, pruner.steps + steps_left(trainer, pruner.steps, self._began))
         if not fresh and resumed_at < self._global_step:
             pruner.step()  # another callback has saved between the optimizer's step and the gates'
 
@@ -90,7 +85,8 @@ class Clock:
     def watch(self, trainer: Any, optimizer: Optimizer, pruner: Pruner) -> None:
         """An optimizer is about to step."""
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not pruner.done and any(id(reader.weight) in trained for reader in pruner.gates.readers):
+        if any(id(reader.weight) in trained for reader in pruner.gates.readers):
+            self._trained = True
             scaled = getattr(optimizer, "_step_supports_amp_scaling", False)  # fused optimizers unscale by themselves
             pruner.watch(self._loss, _scale(trainer) if scaled else 1.0)
             self._loss = None
@@ -100,11 +96,11 @@ class Clock:
 
         With gradient accumulation most batches end without one; several optimizers count several steps per batch.
         """
-        if trainer.global_step == self._global_step:
+        if trainer.global_step == self._global_step or not self._trained:
             return False
-        self._global_step = trainer.global_step
+        self._global_step, self._trained = trainer.global_step, False
         if not trainer.lightning_module.automatic_optimization and pruner.steps < pruner.window.start:
-            pruner.total_steps = total_steps(trainer, self._began, pruner.steps + 1)
+            pruner.total_steps = pruner.steps + 1 + steps_left(trainer, pruner.steps + 1, self._began)
         scale = _scale(trainer)
         pruner.step(skipped=scale < self._scale)
         self._scale = scale
@@ -112,11 +108,11 @@ class Clock:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
-        return {"began": list(self._began), "global_step": self._global_step}
+        return {"plan": self._plan, "began": self._began, "global_step": self._global_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self._began, self._global_step = Progress(*state["began"]), state["global_step"]
+        self._plan, self._began, self._global_step = list(state["plan"]), list(state["began"]), state["global_step"]
 
 
 def _scale(trainer: Any) -> float:

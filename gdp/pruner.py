@@ -84,6 +84,7 @@ class Pruner:
         self.multiplier = 0.0
         self._keep: Tensor | None = None
         self._looked = 0  # the step at which channels were last chosen, or eps annealed
+        self._allowed = 2.0  # the fraction of FLOPs for which channels were last chosen
         self._opens = 0  # the window does not open before this step
         self._untrained = [r.weight for r in self.gates.readers if not r.weight.requires_grad]
         self._watched = -1  # the step at which gradients were last read
@@ -141,7 +142,7 @@ class Pruner:
             self._vigil.forget()
             return
         sound = self._vigil.verdict(self.steps, self.gates.raw.device, skipped)
-        if self._looked < window.latest_look(self.steps):
+        if self._looked < window.latest_look(self.steps) or self.steps >= window.end:
             if bool(sound):
                 self._look(window)
             self._vigil.warn()
@@ -151,8 +152,9 @@ class Pruner:
 
     def _look(self, window: Window) -> None:
         """Choose channels, anneal eps and move; when the window ends, settle."""
-        if self._looked < window.fixed:
-            self._select(allowance(window.progress(self.steps), self.target_flops))
+        allowed = allowance(window.progress(self.steps), self.target_flops)
+        if self._allowed > allowed:
+            self._select(allowed)
         self._looked = self.steps
         if self.steps >= window.end:
             self._settle()
@@ -194,6 +196,7 @@ class Pruner:
         budget = int(fraction * flops.dense)
         if budget > target:
             chosen = select_channels(ranking, flops, budget, self.widths, chosen.opened)
+        self._allowed = fraction
         self._keep = _as_on_rank_zero(chosen.keep.to(self.gates.raw.device))
         self.multiplier = chosen.multiplier * flops.dense / max(float(worth[alive].sum()), 1e-30)
         self.opened = self.gates.opened
@@ -209,7 +212,7 @@ class Pruner:
     def restart(self) -> None:
         """Begin a run anew on a network that an interrupted one has cut in part; what is open opens fully."""
         self.steps, self.done, self.multiplier, self._keep = 0, False, 0.0, None
-        self._looked, self._opens, self._watched = 0, 0, -1
+        self._looked, self._allowed, self._opens, self._watched = 0, 2.0, 0, -1
         self.gates.raw = torch.where(self.gates.raw > 0, 1.0, 0.0)
         self.gates.eps = self.schedule.eps[0]
         self.worth = torch.zeros_like(self.worth)
@@ -231,6 +234,7 @@ class Pruner:
             "difference": [self.gates.difference.absolute, self.gates.difference.relative],
             "cost": self.cost.coef,
             "looked": self._looked,
+            "allowed": self._allowed,
             "opens": self._opens,
             "total_steps": self.total_steps,
         }
@@ -274,6 +278,7 @@ class Pruner:
         self.worth, self.steps, self.done = state["worth"].to(device), state["steps"], state["done"]
         self.multiplier, self.opened = state["multiplier"], state["opened"].cpu()
         self.gates.difference = Difference(*state["difference"])
+        self._allowed = state["allowed"]
         self._looked, self._opens, self.total_steps = state["looked"], state["opens"], state["total_steps"]
         self._keep = None if state["keep"] is None else state["keep"].to(device)
 

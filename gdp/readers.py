@@ -7,7 +7,7 @@ averaging see the network they have always seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -95,20 +95,22 @@ def _new(cls: Any, tensor: str) -> Any:
 def _recomputed(weight: Tensor, gate: Tensor, used: Tensor) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]:
     """Hooks by which autograd keeps the gated weight as its two factors: else a second copy of all weights would live
     from the forward to the backward pass."""
-    place, versions = used.data_ptr(), (weight._version, gate._version)
+    place, numel, dtype = used.data_ptr(), used.numel(), used.dtype  # not `used` itself, which is not to live on
+    versions = (weight._version, gate._version)
 
-    def pack(saved: Tensor) -> Tensor | None:
-        return None if saved.data_ptr() == place and saved.shape == weight.shape else saved
+    def pack(saved: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...]]:
+        its = saved.data_ptr() == place and saved.numel() == numel and saved.dtype == dtype
+        return (saved.shape, saved.stride()) if its else saved  # a linear layer saves a transposed view
 
-    def unpack(saved: Tensor | None) -> Tensor:
-        if saved is not None:
+    def unpack(saved: Tensor | tuple[torch.Size, tuple[int, ...]]) -> Tensor:
+        if isinstance(saved, Tensor):
             return saved
         if (weight._version, gate._version) != versions:
             raise RuntimeError(
                 "a weight that is needed for the gradient has been changed in place between forward and backward; call "
                 "backward before the optimizer's step, or run forward again"
             )
-        return gated_weight(weight.detach(), gate)
+        return gated_weight(weight.detach(), gate).as_strided(*saved)
 
     return pack, unpack
 
@@ -184,6 +186,19 @@ def detach(reader: Reader) -> None:
     if _is_gated(cls):
         reader.module.__class__ = cls.__mro__[1]
     reader.module._buffers.pop(reader.tensor + SUFFIX, None)
+
+
+def fold_copies(module: nn.Module, known: Iterable[Reader]) -> None:
+    """Multiply gates into the weights behind them, and take them away, in all layers but the known ones: in copies."""
+    kept, folded = {id(reader.module) for reader in known}, set()
+    for layer in module.modules():
+        for name in [name for name in layer._buffers if name.endswith(SUFFIX) and id(layer) not in kept]:
+            weight, gate = layer._parameters[name.removesuffix(SUFFIX)], layer._buffers.pop(name)
+            if _is_gated(type(layer)):
+                layer.__class__ = type(layer).__mro__[1]
+            if weight is not None and gate is not None and id(weight) not in folded:
+                folded.add(id(weight))
+                weight.data = weight.data * gate.to(weight.dtype)
 
 
 def _is_gated(cls: type) -> bool:

@@ -98,11 +98,11 @@ def load_pruned(model: Net, path: AnyPath) -> Net:
     return model
 
 
-def check_fit(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
-    """Refuse tensors of another network than the one that was just cut."""
+def check_fit(model: nn.Module, state: dict[str, Tensor], path: str, strict: bool = True) -> None:
+    """Refuse tensors of another network than the one that was just cut; unless strict, some may be missing."""
     wanted = {k: tuple(v.shape) for k, v in plain_state(model.state_dict()).items() if isinstance(v, Tensor)}
     found = {k: tuple(v.shape) for k, v in plain_state(state).items() if isinstance(v, Tensor)}
-    for name in sorted(wanted.keys() | found.keys()):
+    for name in sorted(wanted.keys() | found.keys() if strict else wanted.keys() & found.keys()):
         if wanted.get(name) != found.get(name):
             expected, held = wanted.get(name, "absent"), found.get(name, "no such tensor")
             raise GDPError(

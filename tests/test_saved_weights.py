@@ -50,6 +50,27 @@ def test_gradients_are_those_of_the_kept_product(make, monkeypatch):
     assert len(lean) == len(kept) > 0 and all(torch.equal(a, b) for a, b in zip(lean, kept, strict=True))
 
 
+def mlp() -> nn.Module:
+    """Square and oblong linear layers, whose transposed weights autograd saves."""
+    return nn.Sequential(
+        nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 24), nn.Linear(24, 8)
+    )
+
+
+@pytest.mark.parametrize("few", [NEVER, ALWAYS])
+@pytest.mark.parametrize("shape", [(40, 12), (3, 40, 12), (12,)])
+def test_linear_layers_of_every_shape(shape, few, monkeypatch):
+    torch.manual_seed(0)
+    net, x = mlp().double(), torch.randn(shape, dtype=torch.float64)
+    gates = gated(net, (torch.randn(4, 12, dtype=torch.float64),))
+    monkeypatch.setattr(readers, "FEW", few)
+    assert any(not bool(r.gate.eq(1).all()) for r in gates.readers if r.weight.shape == (24, 24))
+    lean = gradients(net, (x,))
+    monkeypatch.setattr(readers, "LARGE", 10**9)  # by plain autograd
+    for found, expected in zip(lean, gradients(net, (x,)), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("make", NETS, ids=lambda n: n.__name__)
 def test_gated_inputs_and_gated_weights_are_the_same(make, training, monkeypatch):

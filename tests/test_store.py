@@ -108,7 +108,9 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     whole = path.read_bytes()
     for length in (0, 1, len(whole) // 3, len(whole) - 10):
         path.write_bytes(whole[:length])
-        with pytest.raises(gdp.GDPError, match=r"small\.pt' can't be read as a pruned network of .*; it is truncated"):
+        with pytest.raises(
+            gdp.GDPError, match=r"small\.pt' can't be read as a pruned network of .*; it is truncated, damaged"
+        ):
             gdp.load_pruned(Chain(), path)
     torch.save(Chain().state_dict(), path)
     with pytest.raises(gdp.GDPError, match="holds something else"):

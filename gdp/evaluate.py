@@ -1,0 +1,109 @@
+"""Checkpoints that are evaluated: before Lightning loads one, it and the network are made to fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gdp.checkpoint import State, load_plain, plain
+from gdp.copies import Copy
+from gdp.errors import GDPError
+from gdp.names import plain_name, state_for
+from gdp.plan import Plan
+from gdp.readers import SUFFIX
+from gdp.store import recall
+from gdp.surgery import cut, select
+
+BEFORE = (
+    "This checkpoint was written before the channels were cut and does not fit the small network; nothing was loaded. "
+    "Use the network as it is: trainer.test(model, ...). Without a model, Trainer.test takes the best checkpoint. "
+    "gdp.load_checkpoint(LitModel(), path) loads it as the network it was."
+)
+
+
+def load(
+    checkpoint: State,
+    saved: State,
+    module: nn.Module,
+    network: nn.Module,
+    copies: Sequence[Copy],
+    closed: Tensor | None,
+    path: str,
+) -> None:
+    """Make a checkpoint and the network that is to be evaluated fit each other.
+
+    Args:
+        checkpoint: of Lightning; its state_dicts are replaced.
+        saved: what the callback has left in it.
+        module: the training module.
+        network: the network in it.
+        copies: its averages, inside the module and outside.
+        closed: the channels that were cut from this network in this process, one bool per channel, if they were.
+        path: of the checkpoint.
+
+    Raises:
+        GDPError: they can't be made to fit; the network is as it was.
+    """
+    gated = any(name.endswith(SUFFIX) for name in module.state_dict())
+    if "network" not in saved:
+        return
+    if gated:
+        raise GDPError(
+            "This network has gates, from a run that was interrupted, and the checkpoint can't be loaded into it. Take "
+            "a fresh model: trainer.test(LitModel(), ckpt_path=...); or finish the run first."
+        )
+    if "report" in saved:
+        if recall(network) is None:
+            _cut_all(module, saved, copies, ("gone",))
+        _replace(checkpoint, partial(_as, module))
+        return
+    end = Plan.from_dict(saved["closed"])
+    if recall(network) is None:
+        if end.blocks:
+            load_plain(module, checkpoint, path)
+            checkpoint["state_dict"] = module.state_dict()
+            return
+        _cut_all(module, saved, copies, ("gone", "closed"))
+    elif closed is None or not torch.equal(saved["pruner"]["raw"].cpu() == 0, closed) or end.blocks:
+        raise GDPError(BEFORE)
+    _replace(checkpoint, lambda state: _as(module, _smaller(plain(state), end)))
+
+
+def _cut_all(module: nn.Module, saved: State, copies: Sequence[Copy], keys: Sequence[str]) -> None:
+    """Cut the training module, and the copies outside of it, by the plans of a checkpoint."""
+    inside = {id(m) for m in module.modules()}
+    with ExitStack() as undo:
+        try:
+            for key in keys:
+                plan = Plan.from_dict(saved[key])
+                undo.callback(cut(module, plan))
+                for part, copy in copies:
+                    if id(copy) not in inside:
+                        undo.callback(cut(copy, plan.part(saved["network"]).part(part)))
+        except GDPError as error:
+            raise GDPError(f"{error} Load every checkpoint into a fresh model, LitModel().") from error
+        undo.pop_all()
+
+
+def _smaller(state: State, plan: Plan) -> State:
+    kept = {name: plan.keep.get(plain_name(name), {}) for name in state}
+    return {name: select(value, kept[name]) if kept[name] else value for name, value in state.items()}
+
+
+def _as(module: nn.Module, state: State) -> State:
+    return state_for(module, state)
+
+
+def _replace(checkpoint: State, change: Callable[[State], State]) -> None:
+    """Change every state_dict of the network in a checkpoint: its own, and those that averaging callbacks add."""
+    for key in {"state_dict", "current_model_state"} & checkpoint.keys():
+        checkpoint[key] = change(checkpoint[key])
+    for state in checkpoint.get("callbacks", {}).values():
+        average: Any = state.get("average_model_state") if isinstance(state, Mapping) else None
+        if average is not None:
+            state["average_model_state"] = change(average)
