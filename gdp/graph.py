@@ -186,6 +186,7 @@ class ChannelGraph:
         shapes: dense shape of every parameter and buffer.
         inputs: the example input it was traced with.
         blocks: residual branches that may go as a whole; empty unless they were asked for.
+        own: weights that nobody but their own layer computes with.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -194,6 +195,7 @@ class ChannelGraph:
     shapes: dict[str, tuple[int, ...]]
     inputs: tuple[Any, ...]
     blocks: tuple[Block, ...] = ()
+    own: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> ChannelGroup:
         for group in self.groups:

@@ -35,27 +35,31 @@ def gated_weight(weight: Tensor, gate: Tensor) -> Tensor:
 
 
 @cache
-def _gated_class(cls: Any, tensor: str) -> Any:
+def _gated_class(cls: Any, tensor: str, own: bool) -> Any:
     def product(self: nn.Module) -> Tensor | None:
         weight, gate = self._parameters[tensor], self._buffers[tensor + SUFFIX]
         return None if weight is None or gate is None else gated_weight(weight, gate)
 
     def gated(self: nn.Module) -> Tensor | None:
-        return self.__dict__.get(PRODUCT) if PRODUCT in self.__dict__ else product(self)
+        if PRODUCT in self.__dict__:
+            return self.__dict__[PRODUCT]
+        return self._parameters[tensor] if own and not _is_traced() else product(self)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         weight, gate = self._parameters[tensor], self._buffers[tensor + SUFFIX]
-        if weight is None or gate is None or weight.numel() < LARGE or _is_traced():
+        if weight is None or gate is None or _is_traced():
             return cls.forward(self, *args, **kwargs)
         hooks: Any = nullcontext()
         used: Tensor = weight
-        if _reads_little(self, cls, weight, gate, args):
+        if weight.numel() < LARGE:
+            used = gated_weight(weight, gate)
+        elif _reads_little(self, cls, weight, gate, args):
             args = (args[0] * gate.to(weight.dtype).view(gate.shape[1:]), *args[1:])
         elif torch.is_grad_enabled() and _nobody_else_saves():
             used = gated_weight(weight, gate)
             hooks = saved_tensors_hooks(*_recomputed(weight, gate, used))
         else:
-            return cls.forward(self, *args, **kwargs)
+            used = gated_weight(weight, gate)
         self.__dict__[PRODUCT] = used
         try:
             with hooks:
@@ -64,7 +68,7 @@ def _gated_class(cls: Any, tensor: str) -> Any:
             del self.__dict__[PRODUCT]
 
     def reduce(self: nn.Module, protocol: Any) -> Any:  # pickle and deepcopy know no class made on the way
-        return _new, (cls, tensor), self.__dict__
+        return _new, (cls, tensor, own), self.__dict__
 
     gating = {tensor: property(gated), "forward": forward, "__reduce_ex__": reduce, "__module__": __name__}
     return type(f"Gated{cls.__name__}", (cls,), gating)
@@ -86,9 +90,9 @@ def _is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def _new(cls: Any, tensor: str) -> Any:
+def _new(cls: Any, tensor: str, own: bool) -> Any:
     """An empty gated layer, for pickle to fill."""
-    gated_cls = _gated_class(cls, tensor)
+    gated_cls = _gated_class(cls, tensor, own)
     return gated_cls.__new__(gated_cls)
 
 
@@ -129,6 +133,7 @@ class Reader:
     tensor: str
     dim: int
     index: Tensor  # (size along dim,); the last place of the flat vector is the gate that is always open
+    own: bool = False  # nobody but the layer itself computes with the weight; to everyone else it is the Parameter
 
     @property
     def weight(self) -> nn.Parameter:
@@ -161,7 +166,8 @@ def find_readers(model: nn.Module, graph: ChannelGraph, spans: dict[str, slice],
     found = []
     for (name, dim), entry in index.items():
         for module, tensor in owners[id(model.get_parameter(name))]:
-            found.append(Reader(module, tensor, dim, entry))
+            own = name in graph.own and tensor == "weight" and not module._forward_pre_hooks
+            found.append(Reader(module, tensor, dim, entry, own and len(owners[id(module._parameters[tensor])]) == 1))
     return found
 
 
@@ -177,7 +183,7 @@ def act(reader: Reader) -> None:
     """From now on the layer computes with its gated weight. Until then its `weight` is the plain Parameter."""
     cls: Any = type(reader.module)
     if not _is_gated(cls):  # a deep copy of a gated layer is
-        reader.module.__class__ = _gated_class(cls, reader.tensor)
+        reader.module.__class__ = _gated_class(cls, reader.tensor, reader.own)
 
 
 def detach(reader: Reader) -> None:

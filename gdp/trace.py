@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,9 @@ def trace(
     canonical: dict[int, str] = {}
     names = {name: canonical.setdefault(id(t), name) for name, t in tensors.items()}
     programs = [exported(model, inputs)]
-    if differs_in_training(model, inputs):
+    if differs := differs_in_training(model, inputs):
         programs += _exported_for_training(model, inputs)
+    own = frozenset() if differs and len(programs) == 1 else _used_by_their_layers(programs, names)
 
     def graph(flipped: frozenset[str] = frozenset()) -> tuple[Walk, ChannelGraph]:
         walk = Walk({name: tuple(t.shape) for name, t in tensors.items()}, settable=_settable(model, names))
@@ -79,6 +81,7 @@ def trace(
     stuck = frozenset(name for name in walk.grouped if not found.carries(name))
     if stuck:  # grouped convs that can't lose whole groups may lose channels in step, and the other way round
         found = max((found, graph(stuck)[1]), key=lambda g: sum(group.size for group in g.groups))
+    found = replace(found, own=own)
     return found.with_blocks(find_blocks(programs[0], found, model)) if blocks else found
 
 
@@ -113,6 +116,18 @@ def _exported_for_training(model: nn.Module, inputs: tuple[Any, ...]) -> list[Ex
         except GDPError:
             continue
     return []
+
+
+def _used_by_their_layers(programs: Sequence[ExportedProgram], names: dict[str, str]) -> frozenset[str]:
+    """Parameters that no operator uses but those of the module which holds them."""
+    used: dict[str, bool] = {}
+    for program in programs:
+        for node in program.graph.nodes:
+            name = program.graph_signature.inputs_to_parameters.get(node.name) if node.op == "placeholder" else None
+            if name is not None:
+                alone = all(_module(user) == name.rpartition(".")[0] for user in node.users)
+                used[names[name]] = used.get(names[name], True) and alone and names[name] == name
+    return frozenset(name for name, alone in used.items() if alone)
 
 
 def _run(walk: Walk, program: ExportedProgram, names: dict[str, str]) -> None:
