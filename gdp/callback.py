@@ -25,6 +25,7 @@ from gdp.gates import Gates
 from gdp.hooks import extend_once, lives_here, refuse_setup
 from gdp.progress import Clock, refuse_optimizers
 from gdp.pruner import Pruner
+from gdp.readers import HOOKS
 from gdp.report import Report
 from gdp.schedule import Schedule
 from gdp.store import recall
@@ -144,6 +145,7 @@ class GDPCallback(Callback):
         self._follow_averages(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        HOOKS.run = False
         self._follow_averages(trainer, pl_module)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -156,9 +158,18 @@ class GDPCallback(Callback):
         if self.pruner is not None:
             self._clock.watch(trainer, optimizer, self.pruner)
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        HOOKS.run = False
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        HOOKS.run = pl_module.automatic_optimization  # else training_step goes on
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        HOOKS.run = False
         if self.pruner is None:
             return
         stepped = self._clock.step(trainer, self.pruner)
@@ -168,8 +179,10 @@ class GDPCallback(Callback):
                 self._refuse_cuts(trainer, pl_module, self.pruner.gates)
         if self._is_due(trainer, self.pruner, stepped):
             self._cut(trainer, pl_module, self.pruner)
+        HOOKS.run = pl_module.automatic_optimization
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        HOOKS.run = False
         if self.pruner is not None and self.pruner.steps > 0:
             finish(trainer, self.pruner)
 
@@ -263,6 +276,7 @@ class GDPCallback(Callback):
         self._restore = []
 
     def _clean_up(self) -> None:
+        HOOKS.run = False
         self._restore_hooks()
         if self.pruner is not None and self.pruner.steps == 0:
             self._give_up()

@@ -24,6 +24,13 @@ def place_of(trainer: Any) -> list[int]:
     return [trainer.global_step, trainer.fit_loop.epoch_loop.total_batch_idx + 1]
 
 
+def done_in_epoch(trainer: Any) -> int:
+    """Batches of the current epoch that were over when the run was resumed."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    resumed_inside = getattr(trainer.fit_loop, "restarted_mid_epoch", False) and not progress.is_last_batch
+    return int(progress.current.processed) if resumed_inside else 0
+
+
 def steps_left(trainer: Any, done: int, began: list[int]) -> int:
     """Steps of the pruner that are still to come, at the pace of now.
 
@@ -39,7 +46,11 @@ def steps_left(trainer: Any, done: int, began: list[int]) -> int:
         name = "get_accumulate_grad_batches"
         factors = [getattr(callback, name) for callback in trainer.callbacks if hasattr(callback, name)]
         ahead = range(trainer.current_epoch, int(epochs)) if math.isfinite(epochs * batches) else []
-        by_epochs = sum(math.ceil(batches / (factors[0](epoch) if factors else every)) for epoch in ahead)
+        by_epochs = sum(
+            math.ceil((batches - done_in_epoch(trainer) * (epoch == trainer.current_epoch)) / factor)
+            for epoch in ahead
+            for factor in ([factors[0](epoch)] if factors else [every])
+        )
         left = min(by_steps, by_epochs if math.isfinite(epochs * batches) else math.inf)
     else:
         stepped, seen = place_of(trainer)
@@ -68,13 +79,14 @@ class Clock:
     def start(self, trainer: Any, pruner: Pruner) -> None:
         """Training starts, or goes on; if it is longer or shorter now than it was to be, the window moves."""
         fresh, resumed_at, known = pruner.steps == 0, self._global_step, self._plan
+        owed = self._trained or trainer.lightning_module.automatic_optimization
         self._plan, self._global_step = plan_of(trainer), trainer.global_step
         self._trained, self._loss, self._scale = False, None, _scale(trainer)
         if fresh:
             self._began = place_of(trainer)
         if fresh or self._plan != known:
             pruner.total_steps = max(1, pruner.steps + steps_left(trainer, pruner.steps, self._began))
-        if not fresh and resumed_at < self._global_step:
+        if not fresh and owed and resumed_at < self._global_step:
             pruner.step()  # another callback has saved between the optimizer's step and the gates'
 
     def see(self, loss: Tensor) -> None:
@@ -96,10 +108,12 @@ class Clock:
 
         With gradient accumulation most batches end without one; several optimizers count several steps per batch.
         """
-        if trainer.global_step == self._global_step or not self._trained:
-            return False
+        automatic = trainer.lightning_module.automatic_optimization
+        of_others = trainer.global_step == self._global_step or not (self._trained or automatic)
         self._global_step, self._trained = trainer.global_step, False
-        if not trainer.lightning_module.automatic_optimization and pruner.steps < pruner.window.start:
+        if of_others:
+            return False
+        if not automatic and pruner.steps < pruner.window.start:
             pruner.total_steps = pruner.steps + 1 + steps_left(trainer, pruner.steps + 1, self._began)
         scale = _scale(trainer)
         pruner.step(skipped=scale < self._scale)
@@ -108,11 +122,13 @@ class Clock:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
-        return {"plan": self._plan, "began": self._began, "global_step": self._global_step}
+        place = {"began": self._began, "global_step": self._global_step, "trained": self._trained}
+        return {"plan": self._plan, **place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self._plan, self._began, self._global_step = list(state["plan"]), list(state["began"]), state["global_step"]
+        self._plan, self._began = list(state["plan"]), list(state["began"])
+        self._global_step, self._trained = state["global_step"], state["trained"]
 
 
 def _scale(trainer: Any) -> float:

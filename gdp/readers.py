@@ -34,6 +34,18 @@ def gated_weight(weight: Tensor, gate: Tensor) -> Tensor:
     return weight * factor
 
 
+class Hooks:
+    """Whether the hooks of a run have their turn, between a backward pass and the next batch, and nobody computes.
+
+    Whoever asks for `layer.weight` then means the Parameter: to log its norm, or to clip it.
+    """
+
+    run = False
+
+
+HOOKS = Hooks()
+
+
 @cache
 def _gated_class(cls: Any, tensor: str, own: bool) -> Any:
     def product(self: nn.Module) -> Tensor | None:
@@ -43,7 +55,7 @@ def _gated_class(cls: Any, tensor: str, own: bool) -> Any:
     def gated(self: nn.Module) -> Tensor | None:
         if PRODUCT in self.__dict__:
             return self.__dict__[PRODUCT]
-        return self._parameters[tensor] if own and not _is_traced() else product(self)
+        return self._parameters[tensor] if own and HOOKS.run and not _is_traced() else product(self)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         weight, gate = self._parameters[tensor], self._buffers[tensor + SUFFIX]
@@ -60,12 +72,15 @@ def _gated_class(cls: Any, tensor: str, own: bool) -> Any:
             hooks = saved_tensors_hooks(*_recomputed(weight, gate, used))
         else:
             used = gated_weight(weight, gate)
+        outer = self.__dict__.get(PRODUCT)  # a forward may call itself
         self.__dict__[PRODUCT] = used
         try:
             with hooks:
                 return cls.forward(self, *args, **kwargs)
         finally:
-            del self.__dict__[PRODUCT]
+            self.__dict__[PRODUCT] = outer
+            if outer is None:
+                del self.__dict__[PRODUCT]
 
     def reduce(self: nn.Module, protocol: Any) -> Any:  # pickle and deepcopy know no class made on the way
         return _new, (cls, tensor, own), self.__dict__
@@ -133,7 +148,7 @@ class Reader:
     tensor: str
     dim: int
     index: Tensor  # (size along dim,); the last place of the flat vector is the gate that is always open
-    own: bool = False  # nobody but the layer itself computes with the weight; to everyone else it is the Parameter
+    own: bool = False  # nobody but the layer itself computes with the weight
 
     @property
     def weight(self) -> nn.Parameter:

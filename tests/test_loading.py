@@ -383,3 +383,53 @@ def test_another_model_after_an_interrupted_run(way):
     report = gdp.remove_zeros(first.net, X[:1])
     assert report.remaining < 1 or way == "epoch"  # nothing is left to cut
     torch.testing.assert_close(outputs(first), expected, rtol=1e-5, atol=1e-5)
+
+
+class Turns(Tested):
+    """Two optimizers take turns, batch by batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization, self.critic = False, nn.Linear(4, 1)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.critic.parameters(), 0.01), torch.optim.SGD(self.net.parameters(), 0.05)
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()[self.global_step % 2]
+        optimizer.zero_grad()
+        out = self.net(batch[0])
+        self.manual_backward(self.loss(out, batch[1]) + self.critic(out).mean())
+        optimizer.step()
+
+
+def resumed_steps(tmp_path, make, step, epochs, **kw):
+    """How long the pruner takes a run to be, and how many steps it was told of, when resumed after that step."""
+    save = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=1)
+    trainer(*kw.pop("first", [GDPCallback(0.5, module="net")]), save, epochs=2, enable_checkpointing=True).fit(
+        make(), loader()
+    )
+    pruning, seen = GDPCallback(0.5, module="net"), []
+
+    class Look(Callback):
+        def on_train_batch_end(self, *_):
+            seen.append((pruning.pruner.total_steps, pruning.pruner.steps))
+
+    trainer(pruning, Look(), epochs=epochs).fit(make(), loader(), ckpt_path=tmp_path / f"step={step}.ckpt")
+    return seen[-1]
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6, 7])
+def test_a_longer_run_inside_an_epoch(tmp_path, step):
+    assert resumed_steps(tmp_path, Tested, step, 3) == (12, 12)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6, 7])
+def test_a_dense_run_inside_an_epoch(tmp_path, step):
+    assert resumed_steps(tmp_path, Tested, step, 3, first=[]) == (12 - step, 12 - step)
+
+
+@works("Checkpoints and resume", "optimizers that take turns", "no step is counted twice")
+@pytest.mark.parametrize("step", [1, 2, 5, 6, 7])
+def test_turns_are_resumed(tmp_path, step):
+    assert resumed_steps(tmp_path, Turns, step, 2)[1] == 4
