@@ -147,7 +147,8 @@ def plain(state: State) -> State:
     for name, gate in state.items():
         if name.endswith(SUFFIX):
             weight = name.removesuffix(SUFFIX)
-            folded[weight] = gated_weight(folded[weight], gate)
+            if weight in folded:  # users leave out what they don't want to save
+                folded[weight] = gated_weight(folded[weight], gate)
     return folded
 
 

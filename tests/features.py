@@ -42,6 +42,11 @@ def refused(area: str, feature: str, sentence: str) -> pytest.MarkDecorator:
     return _feature(area, feature, f'refused: "{sentence}"', sentence)
 
 
+def unproved(area: str, feature: str, why: str) -> pytest.MarkDecorator:
+    """Mark a test that has never run."""
+    return _feature(area, feature, f"not proved: {why}")
+
+
 def _feature(area: str, feature: str, outcome: str, sentence: str = "") -> pytest.MarkDecorator:
     assert area in AREAS, area
     return pytest.mark.feature(area=area, name=feature, outcome=outcome, sentence=sentence)
@@ -68,5 +73,11 @@ def document(items: Iterable[pytest.Item]) -> str:
             if where == area
             for outcome, tests in row.items()
         ]
-        parts += [f"## {area}\n", "| feature | | test |", "|---|---|---|", *lines, ""]
+        parts += [
+            f"## {area}\n",
+            "| feature | works, or refused with which sentence | test |",
+            "|---|---|---|",
+            *lines,
+            "",
+        ]
     return "\n".join(parts)

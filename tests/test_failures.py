@@ -120,7 +120,7 @@ def test_a_removal_that_fails_loses_nothing():
     assert 0.39 <= report.remaining <= 0.4
 
 
-@works("Training loop", "code that reads or changes `layer.weight` while gates act", "it meets the Parameter")
+@works("Training loop", "hooks after the backward pass that read or change `layer.weight`", "they meet the Parameter")
 @pytest.mark.parametrize("way", ["epoch", "end"])
 def test_the_weight_of_a_gated_layer_is_the_parameter(way):
     class Touches(Lit):
