@@ -24,13 +24,6 @@ def place_of(trainer: Any) -> list[int]:
     return [trainer.global_step, trainer.fit_loop.epoch_loop.total_batch_idx + 1]
 
 
-def done_in_epoch(trainer: Any) -> int:
-    """Batches of the current epoch that were over when the run was resumed."""
-    progress = trainer.fit_loop.epoch_loop.batch_progress
-    resumed_inside = getattr(trainer.fit_loop, "restarted_mid_epoch", False) and not progress.is_last_batch
-    return int(progress.current.processed) if resumed_inside else 0
-
-
 def steps_left(trainer: Any, done: int, began: list[int]) -> int:
     """Steps of the pruner that are still to come, at the pace of now.
 
@@ -40,18 +33,10 @@ def steps_left(trainer: Any, done: int, began: list[int]) -> int:
     Raises:
         GDPError: the run has no end.
     """
-    epochs, steps, batches, every = plan_of(trainer)
+    epochs, steps, batches, _ = plan_of(trainer)
     by_steps = steps - trainer.global_step
     if trainer.lightning_module.automatic_optimization:
-        name = "get_accumulate_grad_batches"
-        factors = [getattr(callback, name) for callback in trainer.callbacks if hasattr(callback, name)]
-        ahead = range(trainer.current_epoch, int(epochs)) if math.isfinite(epochs * batches) else []
-        by_epochs = sum(
-            math.ceil((batches - done_in_epoch(trainer) * (epoch == trainer.current_epoch)) / factor)
-            for epoch in ahead
-            for factor in ([factors[0](epoch)] if factors else [every])
-        )
-        left = min(by_steps, by_epochs if math.isfinite(epochs * batches) else math.inf)
+        left = min(by_steps, _steps_of_epochs(trainer) if math.isfinite(epochs * batches) else math.inf)
     else:
         stepped, seen = place_of(trainer)
         per_batch = done / max(1, seen - began[1]) if done else 1.0
@@ -63,6 +48,18 @@ def steps_left(trainer: Any, done: int, began: list[int]) -> int:
             "Set max_steps, or max_epochs with limit_train_batches."
         )
     return max(0, round(left))
+
+
+def _steps_of_epochs(trainer: Any) -> int:
+    """Optimizer steps in the epochs that are left, with gradients accumulated as Trainer or callback say."""
+    left = [trainer.num_training_batches] * (trainer.max_epochs - trainer.current_epoch)
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    if left and getattr(trainer.fit_loop, "restarted_mid_epoch", False) and not progress.is_last_batch:
+        left[0] -= progress.current.processed
+    name = "get_accumulate_grad_batches"
+    factors = [getattr(callback, name) for callback in trainer.callbacks if hasattr(callback, name)]
+    factor = factors[0] if factors else lambda epoch: trainer.accumulate_grad_batches
+    return sum(math.ceil(batches / factor(trainer.current_epoch + i)) for i, batches in enumerate(left))
 
 
 class Clock:

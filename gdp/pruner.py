@@ -21,6 +21,7 @@ from gdp.schedule import Schedule, Window
 from gdp.selection import Ranking, select_channels
 from gdp.shrink import cut_to, shrink
 from gdp.surgery import Undo
+from gdp.together import as_on_rank_zero
 from gdp.vigil import Vigil
 from gdp.widths import Widths
 
@@ -197,7 +198,7 @@ class Pruner:
         if budget > target:
             chosen = select_channels(ranking, flops, budget, self.widths, chosen.opened)
         self._allowed = fraction
-        self._keep = _as_on_rank_zero(chosen.keep.to(self.gates.raw.device))
+        self._keep = as_on_rank_zero(chosen.keep.to(self.gates.raw.device))
         self.multiplier = chosen.multiplier * flops.dense / max(float(worth[alive].sum()), 1e-30)
         self.opened = self.gates.opened
 
@@ -294,12 +295,3 @@ class Pruner:
         self._keep = None if self._keep is None else self._keep.to(device)
         if bool((self.gates.raw < 1).any()):
             self.gates.sync()
-
-
-def _as_on_rank_zero(decision: Tensor) -> Tensor:
-    """Sums on a GPU differ in the last bits from rank to rank; the decision must not."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        shared = decision.to(torch.uint8)
-        torch.distributed.broadcast(shared, 0)
-        return shared.bool()
-    return decision

@@ -7,6 +7,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from gdp.together import in_all
+
 
 class Vigil:
     """Watches over the steps of a run; reads no number from the device before it warns."""
@@ -30,11 +32,7 @@ class Vigil:
         If it was not, and that was not `expected`, the next `warn` says so.
         """
         seen = torch.ones((), dtype=torch.bool) if self._sound is None else self._sound
-        self._sound, sound = None, seen.to(device)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            shared = sound.to(torch.uint8)
-            torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MIN)
-            sound = shared.bool()
+        self._sound, sound = None, in_all(seen.to(device))
         if expected:
             return torch.zeros_like(sound)
         first = torch.zeros_like(sound, dtype=torch.long) if self._first is None else self._first

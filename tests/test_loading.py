@@ -315,23 +315,36 @@ def test_a_resumed_run_may_be_another(tmp_path, way, kw, total):
     assert next(step for step, done, _ in held if done) == max(21, round(0.6 * total))
 
 
+class Turns(Tested):
+    """Two optimizers take turns, batch by batch: `turn` says which of them steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization, self.critic = False, nn.Linear(4, 1)
+
+    def turn(self, batch_idx: int) -> int:
+        return self.global_step % 2
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.critic.parameters(), 0.01), torch.optim.SGD(self.net.parameters(), 0.05)
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()[self.turn(batch_idx)]
+        optimizer.zero_grad()
+        out = self.net(batch[0])
+        self.manual_backward(self.loss(out, batch[1]) + self.critic(out).mean())
+        optimizer.step()
+
+
+class Seldom(Turns):
+    """The network's optimizer steps in every fourth batch."""
+
+    def turn(self, batch_idx: int) -> int:
+        return int(batch_idx % 4 == 3)
+
+
 @works("Training loop", "steps of another optimizer than the network's", "they move no gate")
 def test_steps_of_others_move_no_gate():
-    class Seldom(Lit):
-        def __init__(self) -> None:
-            super().__init__()
-            self.automatic_optimization, self.critic = False, nn.Linear(4, 1)
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.critic.parameters(), 0.01), torch.optim.SGD(self.net.parameters(), 0.05)
-
-        def training_step(self, batch, batch_idx):
-            optimizer = self.optimizers()[int(batch_idx % 4 == 3)]
-            optimizer.zero_grad()
-            out = self.net(batch[0])
-            self.manual_backward(self.loss(out, batch[1]) + self.critic(out).mean())
-            optimizer.step()
-
     values, pruning = [], GDPCallback(0.5, module="net", shrink="end")
 
     class Look(Callback):
@@ -383,24 +396,6 @@ def test_another_model_after_an_interrupted_run(way):
     report = gdp.remove_zeros(first.net, X[:1])
     assert report.remaining < 1 or way == "epoch"  # nothing is left to cut
     torch.testing.assert_close(outputs(first), expected, rtol=1e-5, atol=1e-5)
-
-
-class Turns(Tested):
-    """Two optimizers take turns, batch by batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization, self.critic = False, nn.Linear(4, 1)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.critic.parameters(), 0.01), torch.optim.SGD(self.net.parameters(), 0.05)
-
-    def training_step(self, batch, batch_idx):
-        optimizer = self.optimizers()[self.global_step % 2]
-        optimizer.zero_grad()
-        out = self.net(batch[0])
-        self.manual_backward(self.loss(out, batch[1]) + self.critic(out).mean())
-        optimizer.step()
 
 
 def resumed_steps(tmp_path, make, step, epochs, **kw):

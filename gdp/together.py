@@ -1,0 +1,29 @@
+"""What processes that train together have to agree on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def as_on_rank_zero(decision: Tensor) -> Tensor:
+    """The bools of the first process: sums on a GPU differ in the last bits from rank to rank, decisions must not."""
+    if not _together():
+        return decision
+    shared = decision.to(torch.uint8)
+    dist.broadcast(shared, 0)
+    return shared.bool()
+
+
+def in_all(flag: Tensor) -> Tensor:
+    """Whether a bool is true in every process."""
+    if not _together():
+        return flag
+    shared = flag.to(torch.uint8)
+    dist.all_reduce(shared, dist.ReduceOp.MIN)
+    return shared.bool()
