@@ -179,6 +179,8 @@ Bytes handed to collectives, counted where they are called, mean per rank and st
 
 - Gradients: {4 * parameters:,} bytes are 4 per parameter.
 - gdp itself broadcasts a choice, {per_choice:,.0f} bytes: one per unit, every {CHOICE} steps while channels are chosen.
+- Inside the window all ranks agree once per step, in one byte, on whether loss and gradients are finite; the table
+  does not count it.
 - DDP broadcasts all buffers before every forward pass, and gates are buffers: 4 bytes for every channel that a layer
   reads. Nothing depends on it: every rank computes the same gates from the choice.
 - Together {extra / steps:,.1f} bytes more per step, {extra / last["bytes"]["dense"]["gradients"]:.3%} of the gradients.
