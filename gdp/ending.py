@@ -1,10 +1,10 @@
-"""How a run ends: the target is made sure of, and the network becomes small. Lightning is known by its attributes."""
+"""How a run ends: the target is made sure of, and the network becomes small."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from gdp.hooks import lives_here

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning.utilities import CombinedLoader
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
