@@ -31,7 +31,8 @@ this file with what they say. "Refused" is followed by what `GDPError` says, wit
 
 def works(area: str, feature: str, note: str = "") -> pytest.MarkDecorator:
     """Mark a test as proof that a feature works; `note` says what a user should know about it."""
-    return _feature(area, feature, f"works; {note}" if note else "works")
+    word = "handled" if area == "Bad input" else "works"
+    return _feature(area, feature, f"{word}; {note}" if note else word)
 
 
 def refused(area: str, feature: str, sentence: str) -> pytest.MarkDecorator:
