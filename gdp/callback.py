@@ -23,7 +23,7 @@ from gdp.files import check_intact
 from gdp.follow import cut_on_the_way, follow_averages, refuse_cuts
 from gdp.gates import Gates
 from gdp.hooks import extend_once, lives_here, refuse_setup
-from gdp.progress import Clock, refuse_optimizers
+from gdp.progress import Clock, refuse_lbfgs
 from gdp.pruner import Pruner
 from gdp.readers import HOOKS
 from gdp.report import Report
@@ -132,7 +132,7 @@ class GDPCallback(Callback):
         self._restore_hooks()
         self._follow_averages(trainer, pl_module)
         if self.pruner is not None:
-            refuse_optimizers(trainer)
+            refuse_lbfgs(trainer)
             self.pruner.resume()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

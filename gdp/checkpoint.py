@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from gdp.copies import Copy
 from gdp.errors import GDPError
 from gdp.files import AnyPath, read
 from gdp.gates import Gates
@@ -19,7 +20,7 @@ from gdp.readers import SUFFIX, gated_weight
 from gdp.report import Report
 from gdp.shrink import planned
 from gdp.store import check_fit, recall, remember
-from gdp.surgery import cut
+from gdp.surgery import Undo, cut
 
 State = dict[str, Any]
 Module = TypeVar("Module", bound=nn.Module)
@@ -92,39 +93,31 @@ def load_plain(model: nn.Module, checkpoint: State, path: str) -> None:
             f"{type(model).__name__}.load_from_checkpoint; if it holds the weights of a small network alone, build "
             "that with gdp.load_pruned, and call load_state_dict."
         )
-    _complete(model)
+    getattr(model, "configure_model", lambda: None)()  # as load_from_checkpoint does
     was = [(tensor, tensor.detach().clone()) for tensor in tensors_of(model).values()]
-    undo = ExitStack()
-    try:
+    with ExitStack() as undo:
         undo.callback(lambda: [tensor.data.copy_(values) for tensor, values in was])
         for state in states:
             undo.callback(cut(model, Plan.from_dict(state["gone"])))
         content = checkpoint | {"state_dict": state_for(model, tensors)}
         getattr(model, "on_load_checkpoint", lambda _: None)(content)
         strict = getattr(model, "strict_loading", True)
-        check_fit(model, content["state_dict"], path, strict)
+        try:
+            check_fit(model, content["state_dict"], path, strict)
+        except GDPError as error:
+            if states:
+                raise
+            raise GDPError(
+                f"{path!r} was written with save_weights_only=True, so it does not say which channels were cut by "
+                f"then. Write checkpoints without that option. ({error})"
+            ) from error
         model.load_state_dict(content["state_dict"], strict=strict)
         for state in states:
             if "closed" in state:
                 undo.callback(cut(model, Plan.from_dict(state["closed"])))
             else:
                 _remember(module_of(model, state["network"]), state)
-    except GDPError as error:
-        undo.close()
-        if states:
-            raise
-        raise GDPError(
-            f"{path!r} was written with save_weights_only=True, so it does not say which channels were cut by then. "
-            f"Write checkpoints without that option. ({error})"
-        ) from error
-    except Exception:
-        undo.close()
-        raise
-
-
-def _complete(model: nn.Module) -> None:
-    """Let a LightningModule build what it builds in configure_model, as load_from_checkpoint does."""
-    getattr(model, "configure_model", lambda: None)()
+        undo.pop_all()
 
 
 def _remember(network: nn.Module, state: State) -> Report:
@@ -138,6 +131,17 @@ def _saved(checkpoint: State) -> Iterator[State]:
     for state in checkpoint.get("callbacks", {}).values():
         if isinstance(state, Mapping) and {"network", "gone"} <= state.keys():
             yield dict(state)
+
+
+def cut_along(module: nn.Module, name: str, plan: Plan, copies: Iterable[Copy]) -> Undo:
+    """Cut the training module by a plan for it, and the copies of its network `name` that lie outside of it."""
+    inside = {id(m) for m in module.modules()}
+    with ExitStack() as undo:
+        undo.callback(cut(module, plan))
+        for part, copy in copies:
+            if id(copy) not in inside:
+                undo.callback(cut(copy, plan.part(name).part(part)))
+        return undo.pop_all().close
 
 
 def plain(state: State) -> State:
@@ -204,9 +208,5 @@ def _resume_small(saved: State, module: nn.Module, network: nn.Module, pruner: P
     known = recall(network)
     if known is not None and known.plan.to_dict() == saved["plan"]:
         return known
-    inside = {id(m) for m in module.modules()}
-    cut(module, Plan.from_dict(saved["gone"]))
-    for part, copy in copies:
-        if id(copy) not in inside:
-            cut(copy, plan.part(part))
+    cut_along(module, saved["network"], Plan.from_dict(saved["gone"]), copies)
     return _remember(network, saved)

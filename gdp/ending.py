@@ -51,17 +51,20 @@ def end(trainer: Any, module: nn.Module, pruner: Pruner) -> Report | None:
         rank_zero_warn("gdp: no training step was made, so nothing is known about the channels; nothing was removed.")
         return None
     finish(trainer, pruner)  # a run that was resumed at its very end has seen no on_train_end
-    others = [getattr(callback, "pruner", None) for callback in trainer.callbacks]
-    kept = [r for other in others if isinstance(other, Pruner) and other is not pruner for r in other.gates.everywhere]
+    report = None
     if lives_here(trainer):
         report = remove(gates.model, pruner.graph, gates, cuttable(gates, trainer.optimizers))
-        fold_copies(module, kept)
-        return report
-    fold(gates)
-    fold_copies(module, kept)
+    else:
+        fold(gates)
+        _say_what_comes_back(trainer)
+    others = [getattr(callback, "pruner", None) for callback in trainer.callbacks]
+    fold_copies(module, [r for p in others if isinstance(p, Pruner) and p is not pruner for r in p.gates.everywhere])
+    return report
+
+
+def _say_what_comes_back(trainer: Any) -> None:
     rank_zero_warn(
         f"gdp: {type(trainer.strategy).__name__} trained a copy of the network in other processes, from which only "
         "weights of the same shapes come back. What reads closed channels is zero now; "
         "gdp.remove_zeros(network, example_input) cuts them out. strategy='ddp' needs no such call."
     )
-    return None

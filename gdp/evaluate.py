@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gdp.checkpoint import State, load_plain, plain
+from gdp.checkpoint import State, cut_along, load_plain, plain
 from gdp.copies import Copy
 from gdp.errors import GDPError
-from gdp.names import plain_name, state_for
+from gdp.names import state_for
 from gdp.plan import Plan
 from gdp.readers import SUFFIX
 from gdp.store import recall
-from gdp.surgery import cut, select
+from gdp.surgery import select
 
 BEFORE = (
     "This checkpoint was written before the channels were cut and does not fit the small network; nothing was loaded. "
@@ -49,10 +49,9 @@ def load(
     Raises:
         GDPError: they can't be made to fit; the network is as it was.
     """
-    gated = any(name.endswith(SUFFIX) for name in module.state_dict())
     if "network" not in saved:
         return
-    if gated:
+    if any(name.endswith(SUFFIX) for name in module.state_dict()):
         raise GDPError(
             "This network has gates, from a run that was interrupted, and the checkpoint can't be loaded into it. Take "
             "a fresh model: trainer.test(LitModel(), ckpt_path=...); or finish the run first."
@@ -60,7 +59,7 @@ def load(
     if "report" in saved:
         if recall(network) is None:
             _cut_all(module, saved, copies, ("gone",))
-        _replace(checkpoint, partial(_as, module))
+        _replace(checkpoint, partial(state_for, module))
         return
     end = Plan.from_dict(saved["closed"])
     if recall(network) is None:
@@ -71,32 +70,23 @@ def load(
         _cut_all(module, saved, copies, ("gone", "closed"))
     elif closed is None or not torch.equal(saved["pruner"]["raw"].cpu() == 0, closed) or end.blocks:
         raise GDPError(BEFORE)
-    _replace(checkpoint, lambda state: _as(module, _smaller(plain(state), end)))
+    _replace(checkpoint, lambda state: state_for(module, _smaller(plain(state), end)))
 
 
 def _cut_all(module: nn.Module, saved: State, copies: Sequence[Copy], keys: Sequence[str]) -> None:
     """Cut the training module, and the copies outside of it, by the plans of a checkpoint."""
-    inside = {id(m) for m in module.modules()}
     with ExitStack() as undo:
         try:
             for key in keys:
-                plan = Plan.from_dict(saved[key])
-                undo.callback(cut(module, plan))
-                for part, copy in copies:
-                    if id(copy) not in inside:
-                        undo.callback(cut(copy, plan.part(saved["network"]).part(part)))
+                undo.callback(cut_along(module, saved["network"], Plan.from_dict(saved[key]), copies))
         except GDPError as error:
             raise GDPError(f"{error} Load every checkpoint into a fresh model, LitModel().") from error
         undo.pop_all()
 
 
 def _smaller(state: State, plan: Plan) -> State:
-    kept = {name: plan.keep.get(plain_name(name), {}) for name in state}
-    return {name: select(value, kept[name]) if kept[name] else value for name, value in state.items()}
-
-
-def _as(module: nn.Module, state: State) -> State:
-    return state_for(module, state)
+    """A state_dict under plain names, cut by a plan."""
+    return {name: select(value, plan.keep[name]) if name in plan.keep else value for name, value in state.items()}
 
 
 def _replace(checkpoint: State, change: Callable[[State], State]) -> None:

@@ -64,11 +64,9 @@ def read(path: AnyPath, what: str) -> Any:
     name = os.fspath(path)
     if not Path(path).is_file():
         raise GDPError(f"There is no file {name!r}.")
+    check_intact(path, what)
     try:
-        broken = _broken(path) if zipfile.is_zipfile(path) else None  # old formats have no checksums
-        if broken is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        reason = f"the checksum of {broken!r} is wrong"
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         unknown = re.search(r"GLOBAL (\S+)", str(error))
         raise GDPError(
@@ -76,31 +74,31 @@ def read(path: AnyPath, what: str) -> Any:
             f"({unknown.group(1) if unknown else 'which are not named'}). If you trust it, allow their classes: "
             "torch.serialization.add_safe_globals([...])."
         ) from error
-    except Exception as error:  # whatever a damaged zip file or pickle makes of its reader
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0] if lines else 'end of file'}"
-        raise GDPError(_unreadable(name, what, reason)) from error
-    raise GDPError(_unreadable(name, what, reason))
+    except Exception as error:  # whatever a damaged pickle makes of its reader
+        raise _unreadable(path, what, error) from error
 
 
-def check_intact(path: AnyPath) -> None:
+def check_intact(path: AnyPath, what: str = "a checkpoint") -> None:
     """Compare every byte of a local zip file, as torch.save writes it, with its checksums.
 
     Raises:
         GDPError: the file is damaged.
     """
-    if not zipfile.is_zipfile(path):  # an old format, or another computer's
-        return
-    try:
-        broken = _broken(path)
-    except Exception as error:
-        raise GDPError(_unreadable(os.fspath(path), "a checkpoint", f"{type(error).__name__}: {error}")) from error
+    try:  # an old format has no checksums; what is no local file is not looked at
+        broken = _broken(path) if zipfile.is_zipfile(path) else None
+    except Exception as error:  # whatever a damaged zip file makes of its reader
+        raise _unreadable(path, what, error) from error
     if broken is not None:
-        raise GDPError(_unreadable(os.fspath(path), "a checkpoint", f"the checksum of {broken!r} is wrong"))
+        raise _unreadable(path, what, f"the checksum of {broken!r} is wrong")
 
 
-def _unreadable(name: str, what: str, reason: str) -> str:
-    return f"{name!r} can't be read as {what}; it is truncated, damaged or no such file ({reason})."
+def _unreadable(path: AnyPath, what: str, reason: str | Exception) -> GDPError:
+    if isinstance(reason, Exception):
+        lines = str(reason).strip().splitlines()
+        reason = f"{type(reason).__name__}: {lines[0] if lines else 'end of file'}"
+    return GDPError(
+        f"{os.fspath(path)!r} can't be read as {what}; it is truncated, damaged or no such file ({reason})."
+    )
 
 
 def _broken(path: AnyPath) -> str | None:

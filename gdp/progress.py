@@ -134,11 +134,11 @@ def _scale(trainer: Any) -> float:
     return 1.0 if scaler is None else float(scaler.get_scale())
 
 
-def refuse_optimizers(trainer: Any) -> None:
-    """Say which optimizers don't go with gates.
+def refuse_lbfgs(trainer: Any) -> None:
+    """Say that LBFGS does not go with gates.
 
     Raises:
-        GDPError: there is one of them.
+        GDPError: the run uses it.
     """
     if any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
         raise GDPError(

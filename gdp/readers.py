@@ -61,17 +61,15 @@ def _gated_class(cls: Any, tensor: str, own: bool) -> Any:
         weight, gate = self._parameters[tensor], self._buffers[tensor + SUFFIX]
         if weight is None or gate is None or _is_traced():
             return cls.forward(self, *args, **kwargs)
+        large = weight.numel() >= LARGE
         hooks: Any = nullcontext()
         used: Tensor = weight
-        if weight.numel() < LARGE:
-            used = gated_weight(weight, gate)
-        elif _reads_little(self, cls, weight, gate, args):
+        if large and _reads_little(self, cls, weight, gate, args):
             args = (args[0] * gate.to(weight.dtype).view(gate.shape[1:]), *args[1:])
-        elif torch.is_grad_enabled() and _nobody_else_saves():
-            used = gated_weight(weight, gate)
-            hooks = saved_tensors_hooks(*_recomputed(weight, gate, used))
         else:
             used = gated_weight(weight, gate)
+            if large and torch.is_grad_enabled() and _nobody_else_saves():
+                hooks = saved_tensors_hooks(*_recomputed(weight, gate, used))
         outer = self.__dict__.get(PRODUCT)  # a forward may call itself
         self.__dict__[PRODUCT] = used
         try:

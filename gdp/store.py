@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -87,13 +88,11 @@ def load_pruned(model: Net, path: AnyPath) -> Net:
         raise GDPError(f"Expected the network as its constructor builds it, but got {type(model).__name__}.")
     plan, state, report = _read(path)
     check_shapes(plan, model)
-    undo = cut(model, plan)
-    try:
+    with ExitStack() as undo:
+        undo.callback(cut(model, plan))
         check_fit(model, state, os.fspath(path))
         model.load_state_dict(state_for(model, state))
-    except Exception:
-        undo()
-        raise
+        undo.pop_all()
     remember(unwrapped(model), report)
     return model
 

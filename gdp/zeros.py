@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -36,7 +37,8 @@ def remove_zeros(
     """
     graph = preflight(model, trace(model, example_inputs, ignore, blocks))
     gates = insert_gates(model, graph)
-    try:
+    with ExitStack() as undo:
+        undo.callback(gates.withdraw)
         read = torch.zeros(len(gates.raw) + 1, dtype=torch.bool)
         for reader in gates.readers:
             other = [dim for dim in range(reader.weight.dim()) if dim != reader.dim]
@@ -48,7 +50,6 @@ def remove_zeros(
             if bool(channels.all()) and name not in whole:
                 channels[0] = False
         gates.close_all(silent)
-        return remove(model, graph, gates)
-    except Exception:
-        gates.withdraw()
-        raise
+        report = remove(model, graph, gates)
+        undo.pop_all()
+        return report
