@@ -88,7 +88,7 @@ def pruned(source: Source, model: FlopModel, fraction: float, round_to: int) -> 
     """A copy cut to a fraction of what the model counts, its open counts, and the share of the worth that it keeps."""
     net, graph = copy.deepcopy(source.net), replace(source.graph, flops=model)
     pruner = gdp.Pruner(net, graph, fraction, widths=Widths.of(graph, 1, round_to))
-    pruner.worth = source.worth
+    pruner.state["worth"] = source.worth
     pruner.finish()
     opened, kept = pruner.gates.opened, source.worth[pruner.gates.raw > 0].sum() / source.worth.sum()
     gdp.remove(net, source.graph, pruner.gates)

@@ -91,8 +91,8 @@ def observed(net: nn.Module, size: int, steps: int, update: bool) -> Source:
         optimizer.step()
     optimizer.zero_grad()
     pruner.gates.withdraw()
-    assert bool(pruner.worth.isfinite().all()), "training diverged"
-    return Source(net.eval(), graph, pruner.worth)
+    assert bool(pruner.state["worth"].isfinite().all()), "training diverged"
+    return Source(net.eval(), graph, pruner.state["worth"])
 
 
 def dense(source: Source) -> Network:
@@ -111,7 +111,7 @@ def cut(source: Source, name: str, target: float) -> Network:
     widths = Widths.of(graph, 1, int(round_to))
     if kind == "gdp":
         pruner = gdp.Pruner(net, graph, target, widths=widths)
-        pruner.worth = source.worth
+        pruner.state["worth"] = source.worth
         pruner.finish()
         gates = pruner.gates
     else:

@@ -101,7 +101,7 @@ def measured(costs: Costs, net: nn.Module, x: Tensor, repeats: int) -> Costs:
     costs.take("gates", lambda: gates.append(insert_gates(net, graph)), repeats, lambda: gates.pop().withdraw())
 
     # gates move at every step, and channels are chosen when `_select` is called here, and never by `step`
-    rarely = gdp.Schedule(start=0.0, end=1.0, glide=10**6, watch=1)
+    rarely = gdp.Polar(start=0.0, end=1.0, glide=10**6, watch=1)
     pruner = gdp.Pruner(net, graph, TARGET, 10**7, rarely)
     for parameter in net.parameters():
         parameter.grad = torch.randn_like(parameter)
@@ -109,7 +109,7 @@ def measured(costs: Costs, net: nn.Module, x: Tensor, repeats: int) -> Costs:
     lognormal = torch.randn(costs.units, generator=torch.Generator().manual_seed(0)).exp()
     per_channel = graph.flops.marginal(graph.flops.sizes)[pruner.gates.group_of]
     for kind, allowed in budgets():
-        pruner.worth = lognormal if kind == "channel" else (lognormal * per_channel).float()
+        pruner.state["worth"] = lognormal if kind == "channel" else (lognormal * per_channel).float()
         costs.take(f"budget {kind} {allowed}", lambda allowed=allowed: pruner._select(allowed), 4 * repeats)
         assert pruner._keep is not None
         kept = torch.bincount(pruner.gates.group_of[pruner._keep], minlength=costs.groups)

@@ -26,8 +26,8 @@ from benchmarks.scale_plot import table
 
 RANKS, PAPER = (1, 2), (2, 8, 64, 1024, 4096)
 BATCH, CLASSES = 32, 10
-CHOICE = max(1, gdp.Schedule().glide // 10)  # steps from one choice of channels to the next, inside the window
-BLOCK = math.lcm(CHOICE, gdp.Schedule().watch)  # steps after which everything has been done a whole number of times
+CHOICE = max(1, gdp.Polar().glide // 10)  # steps from one choice of channels to the next, inside the window
+BLOCK = math.lcm(CHOICE, gdp.Polar().watch)  # steps after which everything has been done a whole number of times
 
 
 @dataclass

@@ -18,16 +18,18 @@ from gdp.entry import start_pruning
 from gdp.errors import GDPError
 from gdp.evaluate import load
 from gdp.example import find_network
-from gdp.families import Callback
+from gdp.family import GateFamily
 from gdp.files import check_intact
 from gdp.follow import cut_on_the_way, follow_averages, refuse_cuts
 from gdp.gates import Gates
+from gdp.held_out import HeldOut, held_out
 from gdp.hooks import extend_once, lives_here, refuse_setup
+from gdp.kinds import Kind, family_of
+from gdp.lightning import Callback
 from gdp.progress import Clock, refuse_lbfgs
 from gdp.pruner import Pruner
 from gdp.readers import HOOKS
 from gdp.report import Report
-from gdp.schedule import Schedule
 from gdp.store import recall
 from gdp.trace import check_ignore
 from gdp.widths import check_widths
@@ -48,7 +50,8 @@ class GDPCallback(Callback):
             weights, else the LightningModule's own forward.
         ignore: layers whose inputs and outputs keep their sizes: names (within network or LightningModule), globs over
             names, or module types.
-        schedule: when and how fast channels go; fractions of the run.
+        gate: the kind of gates: "polar" (GDP), "annealed" (DAIS; takes a part of the training data for the gates), or
+            one of gdp.Polar and gdp.Annealed with options: when and how fast gates close, for instance.
         blocks: let residual branches go as a whole, if that is what the budget asks for; the constant per channel that
             a branch without open channels adds stays (`report.blocks` names them).
         min_channels: what every group keeps at least: a number of channels (int) or a fraction of the group (float).
@@ -69,7 +72,7 @@ class GDPCallback(Callback):
         target_flops: float,
         module: str | None = None,
         ignore: Sequence[str | type] = (),
-        schedule: Schedule | None = None,
+        gate: Kind | GateFamily = "polar",
         blocks: bool = False,
         min_channels: int | float = 1,  # both named: LightningCLI would make 1.0, all channels, of an int
         round_to: int = 1,
@@ -87,14 +90,13 @@ class GDPCallback(Callback):
         self.target_flops = target_flops
         self.module = module
         check_ignore(ignore)
-        if not isinstance(schedule, Schedule | None):
-            raise GDPError(f"Expected `schedule` to be a gdp.Schedule, but got {schedule!r}.")
         self.ignore = tuple(ignore)
-        self.schedule = schedule or Schedule()
+        self.gate = family_of(gate)
         self.blocks, self.min_channels, self.round_to = blocks, min_channels, round_to
         self.report: Report | None = None
         self.pruner: Pruner | None = None
         self._clock = Clock()
+        self._held_out: HeldOut | None = None
         self._waits = False  # for the end of training, since cuts on the way are not possible
         self._closed: Tensor | None = None  # channels that were cut in all
         self._after: dict[str, Any] = {}  # what checkpoints say after the cut
@@ -125,6 +127,7 @@ class GDPCallback(Callback):
                 leave(self.pruner)
                 self.pruner = None
             self._give_up()  # what an interrupted fit left
+            self._held_out = held_out(trainer, pl_module, self.gate)
             self._waits = not lives_here(trainer)
             self._restore.append(extend_once(pl_module, setup))
 
@@ -174,6 +177,8 @@ class GDPCallback(Callback):
             return
         stepped = self._clock.step(trainer, self.pruner)
         if stepped:
+            if self._held_out is not None and self.pruner.wants_held_out:
+                self._held_out.teach(trainer, pl_module, self.pruner)
             pl_module.log_dict(self._progress(trainer, self.pruner), prog_bar=True)
             if self.pruner.steps == 1:  # now the optimizers have state
                 self._refuse_cuts(trainer, pl_module, self.pruner.gates)
@@ -244,7 +249,7 @@ class GDPCallback(Callback):
         self.report = self._closed = None
         self._after = {}
         self.pruner = start_pruning(
-            trainer, pl_module, name, network, self.target_flops, self.ignore, self.schedule, self.blocks,
+            trainer, pl_module, name, network, self.target_flops, self.ignore, self.gate, self.blocks,
             (self.min_channels, self.round_to),
         )  # fmt: skip
 

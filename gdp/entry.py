@@ -12,11 +12,11 @@ from torch import nn
 
 from gdp.errors import GDPError
 from gdp.example import example_inputs
+from gdp.family import GateFamily
 from gdp.latency import latency_model
 from gdp.preflight import preflight, trained_readers_only
 from gdp.progress import is_finetuned
 from gdp.pruner import Pruner
-from gdp.schedule import Schedule
 from gdp.trace import trace
 from gdp.widths import Widths
 
@@ -28,7 +28,7 @@ def start_pruning(
     network: nn.Module,
     target: float,
     ignore: Sequence[str | type],
-    schedule: Schedule,
+    gate: GateFamily,
     blocks: bool,
     widths: tuple[int | float, int],
 ) -> Pruner:
@@ -38,7 +38,7 @@ def start_pruning(
         trainer: a Trainer of either import family.
         module: the training module.
         name, network: what find_network says.
-        target, ignore, schedule, blocks: as GDPCallback takes them.
+        target, ignore, gate, blocks: as GDPCallback takes them.
         widths: its min_channels and round_to.
 
     Raises:
@@ -52,8 +52,8 @@ def start_pruning(
     if not is_finetuned(trainer):  # else what is frozen now is trained later
         graph = trained_readers_only(network, graph)
     graph = preflight(network, graph)
-    cost = latency_model(network, graph, trainer.strategy.root_device) if schedule.cost == "latency" else None
-    pruner = Pruner(network, graph, target, schedule=schedule, widths=Widths.of(graph, *widths), cost=cost)
+    cost = latency_model(network, graph, trainer.strategy.root_device) if gate.cost == "latency" else None
+    pruner = Pruner(network, graph, target, gate=gate, widths=Widths.of(graph, *widths), cost=cost)
     channels, stay = sum(g.size for g in graph.groups), len(graph.frozen)
     parts = "1 part stays" if stay == 1 else f"{stay} parts stay"
     rank_zero_info(

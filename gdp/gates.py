@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from gdp.compare import Difference
 from gdp.errors import GDPError
 from gdp.graph import ChannelGraph
+from gdp.history import History
 from gdp.readers import SUFFIX, Reader, act, attach, detach, find_readers, refuse_gated
+
+Value = Callable[[Tensor, float], Tensor]  # a gate's value, of its x and the temperature
 
 
 def polar(x: Tensor, eps: float) -> Tensor:
@@ -37,12 +40,7 @@ class Gate:
 
     name: str
     raw: Tensor
-    eps: float
-
-    @property
-    def value(self) -> Tensor:
-        """What the channels are multiplied with: 0.0 is closed, 1.0 is open."""
-        return polar(self.raw, self.eps)
+    value: Tensor  # what the channels are multiplied with: 0.0 is closed, 1.0 is open
 
 
 class Gates:
@@ -50,18 +48,22 @@ class Gates:
 
     Attributes:
         raw: the x of every gate, shape (channels of all groups,), in [0, 1]; 0.0 is closed for good.
-        eps: sharpness of the polar gate, annealed from about 0.1 to 1e-4.
+        temperature: of the function that makes a gate's value of its x; eps of the polar gate.
         readers: the gated weights.
         index: the index vectors of all readers, one after the other.
         gone: channels that were cut out of the network already, shape (channels of all groups,); all are closed.
         difference: the largest that these cuts made to the outputs, by rounding.
+        history: what the gates were like on the way, if a pruner moved them.
         copies: copies of the network, or of its submodule of that name, which are gated and cut along.
     """
 
-    def __init__(self, model: nn.Module, graph: ChannelGraph, eps: float = 0.1) -> None:
+    def __init__(
+        self, model: nn.Module, graph: ChannelGraph, value: Value | None = None, temperature: float = 0.1
+    ) -> None:
         self.model = model
         self.graph = graph
-        self.eps = eps
+        self.temperature = temperature
+        self._value = value or polar
         sizes = [g.size for g in graph.groups]
         self.raw = torch.ones(sum(sizes), dtype=torch.float32)
         starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
@@ -71,6 +73,7 @@ class Gates:
         self.index = torch.cat([torch.empty(0, dtype=torch.long), *(r.index for r in self.readers)])
         self.gone = torch.zeros(len(self.raw), dtype=torch.bool)
         self.difference = Difference(0.0, 0.0)
+        self.history = History()
         self.copies: list[tuple[str, nn.Module]] = []
         self._twins: list[tuple[int, nn.Module]] = []  # place of a reader, and its module in a copy
         self._acting = False
@@ -78,7 +81,8 @@ class Gates:
             attach(reader)
 
     def __getitem__(self, name: str) -> Gate:
-        return Gate(name, self.raw[self._span(name)], self.eps)
+        span = self._span(name)
+        return Gate(name, self.raw[span], self.values[span])
 
     def _span(self, name: str) -> slice:
         if name not in self.spans:
@@ -88,7 +92,7 @@ class Gates:
     @property
     def values(self) -> Tensor:
         """All gates in one vector, shape (channels,)."""
-        return polar(self.raw, self.eps)
+        return self._value(self.raw, self.temperature)
 
     @property
     def opened(self) -> Tensor:
@@ -242,8 +246,14 @@ class Gates:
         self.raw, self.index = self.raw.to(device), self.index.to(device)
 
 
-def insert_gates(model: nn.Module, graph: ChannelGraph) -> Gates:
+def insert_gates(model: nn.Module, graph: ChannelGraph, value: Value | None = None, temperature: float = 0.1) -> Gates:
     """Put a gate in front of every conv and linear that reads a group; the network computes what it did before.
+
+    Args:
+        model: the network.
+        graph: what `trace` found in it.
+        value: makes a gate's value of its x and the temperature, 0 of 0 and 1 of 1; default: the polar gate.
+        temperature: to begin with.
 
     Raises:
         GDPError: the network has gates already, or the graph belongs to another network.
@@ -258,4 +268,4 @@ def insert_gates(model: nn.Module, graph: ChannelGraph) -> Gates:
                 f"The graph was traced with {name} of shape {shape}, but {type(model).__name__} has {found}; "
                 "trace the network again."
             )
-    return Gates(model, graph)
+    return Gates(model, graph, value, temperature)

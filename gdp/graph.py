@@ -138,8 +138,14 @@ class FlopModel:
         """FLOPs with `opened` channels left per group, shape (groups,), int64."""
         return int(self.counts(opened))
 
+    def expected(self, opened: Tensor) -> float:
+        """FLOPs at counts that need not be whole, shape (groups,), float64; no block goes."""
+        coef, row, col, offset, axis, group, mult = self._arrays
+        n = offset + np.bincount(axis, mult * opened.numpy()[group], len(offset))
+        return self.const + float((coef * n[row] * n[col]).sum())
+
     def marginal(self, opened: Tensor) -> Tensor:
-        """FLOPs one channel of every group carries at these counts, shape (groups,), float64."""
+        """FLOPs one channel of every group carries at these counts, whole or not, shape (groups,), float64."""
         coef, row, col, offset, axis, group, mult = self._arrays
         if self._switched:
             coef = np.where(((self.switch >= 0) & (opened[self.switch] == 0)).numpy(), 0, coef)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +14,13 @@ from torch.optim import Optimizer
 from gdp.budget import allowance, check_reachable, check_target
 from gdp.compare import Difference
 from gdp.errors import GDPError
+from gdp.family import GateFamily, Moment
 from gdp.gates import insert_gates
+from gdp.gradients import gate_gradients
 from gdp.graph import ChannelGraph, FlopModel
-from gdp.polarize import anneal, gate_gradients, move, sensitivity, settle
-from gdp.schedule import Schedule, Window
+from gdp.history import History
+from gdp.polar import Polar
+from gdp.schedule import Window
 from gdp.selection import Ranking, select_channels
 from gdp.shrink import cut_to, shrink
 from gdp.surgery import Undo
@@ -32,20 +35,21 @@ class Pruner:
     """Closes gates along a schedule until the FLOPs target is met.
 
     Call `watch()` after every backward pass, `step()` after every optimizer step, `finish()` after training; `shrink()`
-    whenever the closed channels are to be cut, which makes the steps that follow cheaper. Gates hold still at steps
-    whose loss or gradients are not finite, and until every gated weight is trained.
+    whenever the closed channels are to be cut, which makes the steps that follow cheaper; and, when `wants_held_out`,
+    `learn(loss)` with the loss of a batch that the weights are not trained on. Gates hold still at steps whose loss or
+    gradients are not finite, and until every gated weight is trained.
 
     Args:
         model: the network; gates are inserted here.
         graph: what `trace` found in it.
         target_flops: fraction of the dense FLOPs that remains.
         total_steps: optimizer steps in the whole run; may be set later, but before the first `step()`.
-        schedule: when and how fast.
+        gate: the kind of gates, with their options; when and how fast they close is among these.
         widths: which numbers of channels are legal; default: every one from 1 on.
         cost: what the budget counts; default: the FLOPs of `graph`. See `gdp.latency.latency_model`.
 
     Attributes:
-        worth: running mean of the squared gate gradient of every channel.
+        state: what the gates' family remembers; of polar gates the running mean of the squared gate gradient.
         opened: open channels per group when channels were last chosen; reading gates more often would stall a GPU.
         multiplier: lambda in units of the average: a channel stays if its share of all worth is more than lambda times
             its share of all FLOPs.
@@ -55,16 +59,13 @@ class Pruner:
         GDPError: the target is no fraction or out of reach, or nothing can be pruned.
     """
 
-    CLOSED = 0.01  # a gate below this value is as good as closed
-    SHUT = 1e-3  # x falls by this factor in one glide: with the last eps, to about that value of the gate
-
     def __init__(
         self,
         model: nn.Module,
         graph: ChannelGraph,
         target_flops: float,
         total_steps: int = 0,
-        schedule: Schedule | None = None,
+        gate: GateFamily | None = None,
         widths: Widths | None = None,
         cost: FlopModel | None = None,
     ) -> None:
@@ -75,16 +76,16 @@ class Pruner:
         self.graph = graph
         self.target_flops = target_flops
         self.total_steps = total_steps
-        self.schedule = schedule or Schedule()
-        self.gates = insert_gates(model, graph)
-        self.gates.eps = self.schedule.eps[0]
-        self.worth = torch.zeros_like(self.gates.raw)
+        self.family = gate or Polar()
+        self.gates = insert_gates(model, graph, self.family.value, self.family.temperatures[0])
+        self.state = self.family.begin(len(self.gates.raw))
+        self.gates.history = History()
         self.opened = self.gates.opened
         self.steps = 0
         self.done = False
         self.multiplier = 0.0
         self._keep: Tensor | None = None
-        self._looked = 0  # the step at which channels were last chosen, or eps annealed
+        self._looked = 0  # the step at which channels were last chosen, or the temperature annealed
         self._allowed = 2.0  # the fraction of FLOPs for which channels were last chosen
         self._opens = 0  # the window does not open before this step
         self._untrained = [r.weight for r in self.gates.readers if not r.weight.requires_grad]
@@ -94,7 +95,7 @@ class Pruner:
     @property
     def window(self) -> Window:
         """The steps at which the window begins and ends."""
-        return self.schedule.window(self.total_steps, self._opens)
+        return self.family.window(self.total_steps, self._opens)
 
     @property
     def remaining(self) -> float:
@@ -113,14 +114,46 @@ class Pruner:
             return
         if loss is not None:
             self._vigil.see(loss)
-        if self._watched == self.steps or self.steps % self.schedule.watch:
+        if self._watched == self.steps or self.steps % self.family.watch:
             return
         gradient = gate_gradients(self.gates)
         if gradient is None:
             return
-        self._watched, self.worth = self.steps, self.worth.to(gradient.device)
+        self._watched = self.steps
         self._vigil.see(gradient)
-        self.worth = sensitivity(self.worth, gradient / scale, self.schedule.memory)
+        self._to(gradient.device)
+        self.state = self.family.see(self.state, gradient / scale)
+
+    @property
+    def wants_held_out(self) -> bool:
+        """Whether the gates are to learn from a batch that is held out now, after this step."""
+        window, batches = self.window, self.family.batches
+        inside = window.start <= self.steps < window.end and self._keep is not None and not self.done
+        return batches is not None and inside and self.steps % batches.every == 0
+
+    @torch.no_grad()
+    def learn(self, loss: Tensor, reduce: Callable[[Tensor], Tensor] = lambda gradient: gradient) -> None:
+        """Let the gates learn from a batch that the weights are not trained on.
+
+        Args:
+            loss: of this batch, with its graph; no gradient of a weight is written.
+            reduce: makes the mean over all processes of a gradient.
+        """
+        with torch.enable_grad():
+            gradient = gate_gradients(self.gates, loss)
+        if gradient is not None:
+            self._to(gradient.device)
+            self.state, self.gates.raw = self.family.learn(self.state, reduce(gradient), self._moment)
+            self.gates.sync()
+
+    @property
+    def _moment(self) -> Moment:
+        allowed = allowance(self.window.progress(self.steps), self.target_flops)
+        gates = self.gates
+        return Moment(gates.raw, gates.group_of, gates.temperature, self.cost, allowed, self.window, self._keep)
+
+    def _to(self, device: torch.device) -> None:
+        self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
 
     @torch.no_grad()
     def step(self, skipped: bool = False) -> None:
@@ -137,7 +170,7 @@ class Pruner:
         self.steps += 1
         if self._untrained:  # nothing is known about channels that only frozen weights read: the window opens later
             self._untrained = [weight for weight in self._untrained if not weight.requires_grad]
-            self._opens = self.steps + 1 + min(self.schedule.glide, self.total_steps // 20)
+            self._opens = self.steps + 1 + min(self.family.glide, self.total_steps // 20)
         window = self.window
         if self.done or self.steps < window.start:
             self._vigil.forget()
@@ -152,21 +185,25 @@ class Pruner:
             self.gates.sync()
 
     def _look(self, window: Window) -> None:
-        """Choose channels, anneal eps and move; when the window ends, settle."""
+        """Choose channels, anneal the temperature and move; when the window ends, settle."""
         allowed = allowance(window.progress(self.steps), self.target_flops)
         if self._allowed > allowed:
             self._select(allowed)
         self._looked = self.steps
         if self.steps >= window.end:
             self._settle()
-            return
-        self.gates.eps = anneal(*self.schedule.eps, (self.steps - window.start) / (window.end - window.start))
-        self.gates.raw = self._moved(window)
-        self.gates.sync()
+        else:
+            progress = (self.steps - window.start) / (window.end - window.start)
+            self.gates.temperature = self.family.temperature(progress)
+            self.gates.raw = self._moved(window)
+            self.gates.sync()
+        self.gates.history.record(
+            self.steps, self.remaining, allowed, self.multiplier, self.gates.values, self.opened
+        )
 
     def _moved(self, window: Window) -> Tensor:
         assert self._keep is not None
-        return move(self.gates.raw, self._keep, self.gates.eps, self.SHUT ** (1 / window.glide), self.CLOSED)
+        return self.family.moved(self.gates.raw, self._keep, self.gates.temperature, window)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -189,7 +226,8 @@ class Pruner:
     def _select(self, fraction: float) -> None:
         """Choose what fits into this fraction of the FLOPs now, keeping open a way to meet the target exactly later."""
         raw, flops = self.gates.raw.cpu(), self.cost
-        worth, alive, group_of = self.worth.cpu(), raw > 0, self.gates.group_of
+        alive, group_of = raw > 0, self.gates.group_of
+        worth = self.family.worth({name: t.cpu() for name, t in self.state.items()}, replace(self._moment, raw=raw))
         target = int(self.target_flops * flops.dense)
         slack = target - math.ceil((self.target_flops - TOLERANCE) * flops.dense)
         ranking = Ranking.of(worth, group_of, alive, flops)
@@ -204,8 +242,8 @@ class Pruner:
 
     def _settle(self) -> None:
         assert self._keep is not None
-        self.gates.eps = self.schedule.eps[1]
-        self.gates.raw = settle(self.gates.raw, self._keep, self.gates.eps)
+        self.gates.temperature = self.family.temperatures[1]
+        self.gates.raw = self.family.settled(self.gates.raw, self._keep, self.gates.temperature)
         self.gates.sync()
         self.opened = self.gates.opened
         self.done = True
@@ -215,8 +253,8 @@ class Pruner:
         self.steps, self.done, self.multiplier, self._keep = 0, False, 0.0, None
         self._looked, self._allowed, self._opens, self._watched = 0, 2.0, 0, -1
         self.gates.raw = torch.where(self.gates.raw > 0, 1.0, 0.0)
-        self.gates.eps = self.schedule.eps[0]
-        self.worth = torch.zeros_like(self.worth)
+        self.gates.temperature = self.family.temperatures[0]
+        self.state, self.gates.history = self.family.begin(len(self.gates.raw)), History()
         self.opened = self.gates.opened
 
     def state_dict(self) -> dict[str, Any]:
@@ -224,8 +262,10 @@ class Pruner:
         return {
             "target_flops": self.target_flops,
             "raw": self.gates.raw,
-            "eps": self.gates.eps,
-            "worth": self.worth,
+            "family": type(self.family).__name__,
+            "temperature": self.gates.temperature,
+            "remembered": self.state,
+            "history": self.gates.history.to_dict(),
             "steps": self.steps,
             "done": self.done,
             "multiplier": self.multiplier,
@@ -264,6 +304,11 @@ class Pruner:
                 f"The checkpoint was on its way to target_flops={state['target_flops']}, but this run asks for "
                 f"{self.target_flops}. Resume with the same target, or prune again after this run."
             )
+        if state["family"] != type(self.family).__name__:
+            raise GDPError(
+                f"The checkpoint was written with gates of the kind {state['family']}, but this run has "
+                f"{type(self.family).__name__}. Resume with the same kind: GDPCallback(gate=...)."
+            )
         gone = state["gone"].cpu()
         if bool((self.gates.gone & ~gone).any()):
             raise GDPError(
@@ -275,8 +320,10 @@ class Pruner:
         if self.cost is not self.graph.flops:  # times would be others if they were measured again
             self.cost = replace(self.cost, coef=state["cost"].cpu())
         device = self.gates.raw.device
-        self.gates.raw, self.gates.eps = state["raw"].to(device), state["eps"]
-        self.worth, self.steps, self.done = state["worth"].to(device), state["steps"], state["done"]
+        self.gates.raw, self.gates.temperature = state["raw"].to(device), state["temperature"]
+        self.state, self.gates.history = dict(state["remembered"]), History.from_dict(state["history"])
+        self._to(device)
+        self.steps, self.done = state["steps"], state["done"]
         self.multiplier, self.opened = state["multiplier"], state["opened"].cpu()
         self.gates.difference = Difference(*state["difference"])
         self._allowed = state["allowed"]
@@ -291,7 +338,7 @@ class Pruner:
         device = self.gates.readers[0].weight.device
         self.gates.to(device)
         self.gates.keep_float32()
-        self.worth = self.worth.to(device)
+        self._to(device)
         self._keep = None if self._keep is None else self._keep.to(device)
         if bool((self.gates.raw < 1).any()):
             self.gates.sync()

@@ -109,6 +109,7 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
         max_abs=difference.absolute,
         max_rel=difference.relative,
         blocks=tuple(block.name for block in plan.blocks),
+        history=gates.history,
         plan=plan if earlier is None else plan.after(earlier.plan),
     )
     remember(model, report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from io import StringIO
 from typing import Any
 
@@ -10,9 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from gdp.errors import GDPError
+from gdp.files import AnyPath
 from gdp.graph import Frozen
+from gdp.history import History
 from gdp.names import plain_name
 from gdp.plan import Plan
+from gdp.plot import plot
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Report:
         plan: which entries of which tensors were kept.
         blocks: residual branches that went as a whole; the constant that they added stays.
         trial: nothing was changed; this is the smallest network that `gdp.check` tried.
+        history: what the gates were like on the way; see `plot`.
     """
 
     flops_before: int
@@ -45,6 +49,7 @@ class Report:
     plan: Plan
     blocks: tuple[str, ...] = ()
     trial: bool = False
+    history: History = field(default_factory=History)
 
     def __post_init__(self) -> None:
         groups = tuple((plain_name(name), kept, total) for name, kept, total in self.groups)
@@ -58,6 +63,23 @@ class Report:
         """Fraction of the dense FLOPs that remains."""
         return self.flops_after / self.flops_before
 
+    def plot(self, path: AnyPath) -> None:
+        """Draw what happened into a file: per step the distribution of gate values, FLOPs against what was allowed,
+        lambda, and the open channels of every group.
+
+        Args:
+            path: of the picture; its ending says which kind (png, svg, pdf).
+
+        Raises:
+            GDPError: no training run made this report, matplotlib is not installed, or the file can't be written.
+        """
+        if not self.history.steps:
+            raise GDPError(
+                "There is nothing to draw: this report is not that of a training run in which gates closed. Draw "
+                "callback.report after fit."
+            )
+        plot(self.history, self.groups, self.remaining, path)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain strings and numbers; the plan is not part of it."""
         return {
@@ -65,6 +87,7 @@ class Report:
             "groups": [list(g) for g in self.groups],
             "blocks": list(self.blocks),
             "frozen": [[f.name, f.channels, f.reason] for f in self.frozen],
+            "history": self.history.to_dict(),
         }
 
     @classmethod
@@ -74,15 +97,15 @@ class Report:
         Raises:
             GDPError: it is not a report.
         """
-        other = ("groups", "frozen", "plan", "blocks", "trial")
+        other = ("groups", "frozen", "plan", "blocks", "trial", "history")
         try:
             groups = tuple((str(name), int(kept), int(total)) for name, kept, total in data["groups"])
             frozen = tuple(Frozen(str(name), int(channels), str(reason)) for name, channels, reason in data["frozen"])
-            blocks = tuple(map(str, data["blocks"]))
+            blocks, history = tuple(map(str, data["blocks"])), History.from_dict(data["history"])
             numbers = {f.name: data[f.name] for f in fields(cls) if f.name not in other}
         except (KeyError, TypeError, ValueError) as error:
             raise GDPError(f"Expected the report of a pruning, but reading it failed: {error!r}.") from error
-        return cls(**numbers, groups=groups, frozen=frozen, plan=plan, blocks=blocks)
+        return cls(**numbers, groups=groups, frozen=frozen, plan=plan, blocks=blocks, history=history)
 
     def __str__(self) -> str:
         title = "gdp: the smallest network (trial; nothing was changed)" if self.trial else "gdp: what is left"

@@ -1,4 +1,4 @@
-"""Schedule: the rare options, with defaults that are fractions of the run, and the window they come to in steps."""
+"""Schedule: what all kinds of gates have in common, in fractions of the run, and the window that comes to in steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Window(NamedTuple):
         fixed: the last step at which channels are chosen.
         end: the step at which the target holds.
         glide: steps a gate takes from open to closed.
-        every: channels are chosen, and eps is annealed, every so many steps.
+        every: channels are chosen, and the temperature is annealed, every so many steps.
     """
 
     start: int
@@ -30,7 +30,7 @@ class Window(NamedTuple):
         return min(1.0, (step - self.start + 1) / (self.fixed - self.start + 1))
 
     def latest_look(self, step: int) -> int:
-        """The last step up to `step` at which channels were to be chosen, or eps to be annealed."""
+        """The last step up to `step` at which channels were to be chosen, or the temperature to be annealed."""
         looks = (self.start + (step - self.start) // self.every * self.every, self.fixed, self.end)
         return max(look for look in looks if look <= step)
 
@@ -43,8 +43,6 @@ class Schedule:
         start: where the window begins; until then gates only watch the gradients.
         end: where the window ends; the target holds from here on, and the rest of the run trains the small network.
         glide: steps a gate takes from open to closed; shorter if the window is short.
-        eps: sharpness of the polar gate at the beginning and at the end of the window.
-        memory: weight of the past in the running mean of squared gate gradients.
         watch: look at the gradients every so many steps.
         cost: what the budget counts: "flops", or "latency", the time that every layer takes on this device, measured
             on the example input before training; `target_flops` is then the fraction of that time which remains.
@@ -53,8 +51,6 @@ class Schedule:
     start: float = 0.1
     end: float = 0.6
     glide: int = 50
-    eps: tuple[float, float] = (0.1, 1e-4)
-    memory: float = 0.95
     watch: int = 2
     cost: Literal["flops", "latency"] = "flops"
 
@@ -65,10 +61,6 @@ class Schedule:
             raise GDPError(f"Expected cost to be 'flops' or 'latency', but got {self.cost!r}.")
         if self.glide < 1 or self.watch < 1:
             raise GDPError(f"Expected glide and watch of at least 1 step, but got {self.glide} and {self.watch}.")
-        if not 0 < self.eps[1] <= self.eps[0] or not 0 <= self.memory < 1:
-            raise GDPError(
-                f"Expected 0 < eps end <= eps start and memory in [0, 1), but got {self.eps}, {self.memory}."
-            )
 
     def window(self, total_steps: int, opens: int = 0) -> Window:
         """The window in a run of so many optimizer steps; where it opens late, half of what is left belongs to it."""

@@ -24,7 +24,7 @@ def test_worth_is_the_squared_gradient_of_the_gate_tied_weights_included():
     torch.manual_seed(0)
     net = randomize(Tied()).double().eval()
     graph = gdp.trace(net, X)
-    pruner = gdp.Pruner(net, graph, 0.5, 100, gdp.Schedule(memory=0.0, watch=1))
+    pruner = gdp.Pruner(net, graph, 0.5, 100, gdp.Polar(memory=0.0, watch=1))
     gates = pruner.gates
     gates.raw.fill_(0.4)
     gates.sync()
@@ -46,7 +46,7 @@ def test_worth_is_the_squared_gradient_of_the_gate_tied_weights_included():
                 reader.module._buffers[reader.tensor + "_gdp_gate"] = reader.gate.float()
             gates.sync()
         gradient = gates["stem.0"].value[c].item() * (values[0] - values[1]) / (2 * step)
-        assert pruner.worth[c].item() == pytest.approx(gradient**2, rel=1e-2)
+        assert pruner.state["worth"][c].item() == pytest.approx(gradient**2, rel=1e-2)
 
 
 def test_a_window_in_a_plain_loop_ends_at_the_target():
@@ -57,7 +57,7 @@ def test_a_window_in_a_plain_loop_ends_at_the_target():
     start, fixed, end, *_ = pruner.window
     assert (start, fixed, end) == (6, 29, 36)
     train(net, pruner, optimizer, start - 1)
-    assert pruner.remaining == 1.0 and pruner.worth.max() > 0 and pruner.gates.values.min() == 1.0
+    assert pruner.remaining == 1.0 and pruner.state["worth"].max() > 0 and pruner.gates.values.min() == 1.0
     train(net, pruner, optimizer, end - start + 1)
     assert pruner.done and 0.49 <= pruner.remaining <= 0.5
     values = pruner.gates.values
@@ -68,15 +68,15 @@ def test_a_window_in_a_plain_loop_ends_at_the_target():
 
 def test_gradients_that_are_not_finite_or_missing_change_nothing():
     net = randomize(Residual())
-    pruner = gdp.Pruner(net, gdp.trace(net, X), 0.5, 60, gdp.Schedule(watch=1))
+    pruner = gdp.Pruner(net, gdp.trace(net, X), 0.5, 60, gdp.Polar(watch=1))
     pruner.watch()
-    assert pruner.worth.max() == 0.0
+    assert pruner.state["worth"].max() == 0.0
     net(X).sum().backward()
     pruner.watch()
-    worth = pruner.worth.clone()
+    worth = pruner.state["worth"].clone()
     net.a[0].weight.grad[0, 0] = float("inf")
     pruner.watch()
-    assert torch.equal(pruner.worth, worth) and worth.max() > 0
+    assert torch.equal(pruner.state["worth"], worth) and worth.max() > 0
 
 
 def test_a_loaded_pruner_goes_on_where_it_was():

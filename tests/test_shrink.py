@@ -240,7 +240,7 @@ def test_a_pruner_resumes_on_a_cut_network():
         torch.manual_seed(0)
         net = Chain().double()
         x = tuple(t.double() for t in inputs(net))
-        pruner = gdp.Pruner(net, gdp.trace(net, x), 0.4, steps, gdp.Schedule(glide=4))
+        pruner = gdp.Pruner(net, gdp.trace(net, x), 0.4, steps, gdp.Polar(glide=4))
         optimizer = OPTIMIZERS["adam"](net.parameters())
         at = 0
         while at < steps:
@@ -255,7 +255,7 @@ def test_a_pruner_resumes_on_a_cut_network():
             if at == interrupt:
                 saved = copy.deepcopy((pruner.state_dict(), net.state_dict(), optimizer.state_dict()))
                 net = Chain().double()
-                pruner = gdp.Pruner(net, gdp.trace(net, x), 0.4, steps, gdp.Schedule(glide=4))
+                pruner = gdp.Pruner(net, gdp.trace(net, x), 0.4, steps, gdp.Polar(glide=4))
                 pruner.load_state_dict(saved[0])
                 net.load_state_dict(saved[1])
                 pruner.resume()

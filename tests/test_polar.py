@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from gdp.family import anneal
 from gdp.gates import polar
-from gdp.polarize import anneal, gate_gradient, move, sensitivity, settle
+from gdp.gradients import gate_gradient
+from gdp.polar import Polar, move, sensitivity
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -53,6 +55,6 @@ def test_a_closing_gate_may_come_back_until_it_is_zero():
 
 
 def test_settled_gates_are_zero_or_above_one_half():
-    raw = settle(torch.tensor([1.0, 0.001, 0.7, 0.0]), torch.tensor([True, True, False, False]), 1e-4)
+    raw = Polar().settled(torch.tensor([1.0, 0.001, 0.7, 0.0]), torch.tensor([True, True, False, False]), 1e-4)
     value = polar(raw, 1e-4)
     assert value[[2, 3]].tolist() == [0.0, 0.0] and value[[0, 1]].min() > 0.5

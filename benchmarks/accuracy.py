@@ -1,0 +1,102 @@
+"""Which network is better at equal cost: gdp's, a thin one, Torch-Pruning's. One row per run, in a CSV file.
+
+make bench BENCH=accuracy ARGS="--data data/cifar10"
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import multiprocessing
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.accuracy_data import BATCH, load
+from benchmarks.accuracy_networks import NETWORKS
+from benchmarks.accuracy_peers import PEERS
+from benchmarks.accuracy_training import Size
+from benchmarks.accuracy_ways import CALLBACKS, Job, run
+
+SIZES = {
+    "smoke": Size(16, 20000, 6, 0.25, "bf16-mixed"),
+    "cpu": Size(32, 45000, 30, 1.0, "bf16-mixed"),
+    "gpu": Size(32, 45000, 120, 1.0, "bf16-mixed"),
+}
+WAYS = ("dense", "uniform", *CALLBACKS, *PEERS)
+
+
+def jobs(options: argparse.Namespace, size: Size) -> list[Job]:
+    """All runs that are asked for; those that share a first phase stand together."""
+    epoch = size.images // BATCH
+    steps = round((options.epochs or size.epochs) * epoch)
+    found = []
+    for seed in range(*options.seeds):
+        for model in options.models:
+            for way in options.ways:
+                for target in (1.0,) if way == "dense" else options.targets:
+                    found.append(Job(model, options.start, "epochs", way, target, seed, steps))
+    return found
+
+
+def work(task: tuple[list[Job], argparse.Namespace]) -> list[dict[str, Any]]:
+    """Run jobs one after the other, in a process of its own."""
+    todo, options = task
+    torch.set_num_threads(1)
+    size = SIZES[options.size]
+    data = load(options.data, size.side, size.images)
+    rows = []
+    for job in todo:
+        began = time.perf_counter()
+        row = {"size": options.size, **asdict(job), **run(job, data, size, options.cache, options.weights)}
+        row["seconds"] = time.perf_counter() - began
+        print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+        rows.append(row)
+    return rows
+
+
+def missing(todo: Iterable[Job], out: Path, size: str) -> list[Job]:
+    """Jobs that the file has no row of."""
+    done: set[tuple[str, ...]] = set()
+    if out.exists():
+        with out.open() as file:
+            done = {(r["size"], *(r[k] for k in asdict(Job("", "", "", "", 0, 0, 0)))) for r in csv.DictReader(file)}
+    return [job for job in todo if (size, *map(str, asdict(job).values())) not in done]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/ and test/<class>/ images")
+    parser.add_argument("--size", choices=SIZES, default="smoke")
+    parser.add_argument("--models", nargs="+", choices=NETWORKS, default=["resnet20", "vgg16"])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS))
+    parser.add_argument("--targets", nargs="+", type=float, default=[0.5, 0.3, 0.15])
+    parser.add_argument("--seeds", nargs=2, type=int, default=[0, 5], help="the first, and the one after the last")
+    parser.add_argument("--start", choices=["scratch", "trained"], default="scratch")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--epochs", type=float, help="default: that of the size")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/accuracy.csv"))
+    parser.add_argument("--cache", type=Path, default=Path("runs/accuracy"))
+    options = parser.parse_args()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    todo = missing(jobs(options, SIZES[options.size]), options.out, options.size)
+    groups = [list(group) for _, group in groupby(todo, key=lambda job: (job.model, job.seed, job.way))]
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(options.workers, maxtasksperchild=8) as pool:
+        for rows in pool.imap_unordered(work, [(group, options) for group in groups]):
+            fresh = not options.out.exists()
+            with options.out.open("a", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                if fresh:
+                    writer.writeheader()
+                writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

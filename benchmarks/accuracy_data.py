@@ -1,0 +1,91 @@
+"""CIFAR-10 as tensors: decoded once, scaled down if asked for, a part of the training images held out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.functional import pil_to_tensor
+
+from lightning_modules.data import CIFAR_MEAN, CIFAR_STD
+
+HELD_OUT = 5000  # training images that no method trains on; every choice of ours was made on them
+BATCH = 128
+
+
+class Images(Dataset):
+    """Normalised images in memory, channels last; `augment` shifts by up to an eighth and flips, anew every time."""
+
+    def __init__(self, images: Tensor, labels: Tensor, augment: bool = False) -> None:
+        self.images, self.labels, self.augment = images, labels, augment
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x, y = self.__getitems__([index])
+        return x[0], y[0]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """A whole batch at once."""
+        at = torch.tensor(indices)
+        x, y = self.images[at], self.labels[at]
+        return (_augmented(x) if self.augment else x), y
+
+
+def _augmented(x: Tensor) -> Tensor:
+    count, _, side, _ = x.shape
+    shift = side // 8
+    padded = F.pad(x, (shift, shift, shift, shift))
+    top, left = torch.randint(0, 2 * shift + 1, (2, count, 1))
+    rows, columns = top + torch.arange(side), left + torch.arange(side)
+    flip = torch.rand(count, 1) < 0.5
+    columns = torch.where(flip, columns.flip(1), columns)
+    picture = torch.arange(count)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def decoded(root: Path) -> dict[str, Tensor]:
+    """All images as bytes, shape (60000, 3, 32, 32) in all; kept beside the folders."""
+    cache = root / "decoded.pt"
+    if not cache.exists():
+        found = {}
+        for split in ("train", "test"):
+            folder = ImageFolder(str(root / split), pil_to_tensor)
+            found[f"{split}_images"] = torch.stack([image for image, _ in folder])
+            found[f"{split}_labels"] = torch.tensor(folder.targets)
+        torch.save(found, cache)
+    return torch.load(cache, weights_only=True)
+
+
+def load(root: Path, side: int, images: int) -> dict[str, Images]:
+    """`train`, `val` and `test`: images of `side` pixels, the first so many of a fixed order to train on."""
+    raw = decoded(root)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (CIFAR_MEAN, CIFAR_STD))
+
+    def scaled(x: Tensor) -> Tensor:
+        return F.interpolate((x.float() / 255 - mean) / std, size=(side, side), mode="area").contiguous(
+            memory_format=torch.channels_last
+        )
+
+    order = torch.randperm(len(raw["train_labels"]), generator=torch.Generator().manual_seed(0))
+    val, train = order[:HELD_OUT], order[HELD_OUT : HELD_OUT + images]
+    x, y = raw["train_images"], raw["train_labels"]
+    return {
+        "train": Images(scaled(x[train]), y[train], augment=True),
+        "val": Images(scaled(x[val]), y[val]),
+        "test": Images(scaled(raw["test_images"]), raw["test_labels"]),
+    }
+
+
+def _whole(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return batch
+
+
+def loader(images: Images, train: bool) -> DataLoader:
+    """Batches in this process; the last ones that are not full are left out of training."""
+    return DataLoader(images, BATCH if train else 1000, shuffle=train, drop_last=train, collate_fn=_whole)

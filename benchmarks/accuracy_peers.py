@@ -1,0 +1,111 @@
+"""Torch-Pruning as its users run it: train, prune to the target, fine-tune with a new cycle of the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.accuracy_data import Images, loader
+from gdp.flops import count_flops
+
+CLASSES = 10
+ROUNDS = 10  # of pruning and measuring anew, where a method is iterative
+BATCHES = 10  # over which Taylor importance is averaged in each of them
+SMALL_STEPS = 100  # into which pruning is divided, to stop as close to the target as single steps allow
+
+
+def ignored(net: nn.Module) -> list[nn.Module]:
+    """The class scores, and the streams of resnet20 and resnet56, whose padded shortcuts Torch-Pruning can't follow."""
+    layers = dict(net.named_modules())
+    scores = [m for m in layers.values() if isinstance(m, nn.Linear) and m.out_features == CLASSES]
+    if "layer1.0.conv2" not in layers:
+        return scores
+    return [*scores, layers["conv1"], *(m for n, m in layers.items() if n.startswith("layer") and n.endswith("conv2"))]
+
+
+class Regularized(pl.Callback):
+    """Sparse training: the pruner's regularizer is added to the gradients, as Torch-Pruning documents it."""
+
+    def __init__(self, pruner: Any) -> None:
+        self.pruner = pruner
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.pruner.update_regularizer()
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.pruner.regularize(pl_module.net)
+
+
+def _pruner(cls: Any, importance: Any, net: nn.Module, x: Tensor, whole: bool, **options: Any) -> Any:
+    return cls(
+        net, x, importance=importance, global_pruning=whole, pruning_ratio=1.0, max_pruning_ratio=0.97,
+        iterative_steps=SMALL_STEPS, ignored_layers=ignored(net), **options,
+    )  # fmt: skip
+
+
+def prune(net: nn.Module, pruner: Any, x: Tensor, flops: int) -> None:
+    """Prune in small steps until so many FLOPs are left."""
+    net.eval()
+    for _ in range(SMALL_STEPS):
+        if count_flops(net, x) <= flops:
+            return
+        pruner.step()
+
+
+def uniform_l2(net: nn.Module, x: Tensor, reg: float) -> Any:
+    return _pruner(tp.pruner.BasePruner, tp.importance.GroupMagnitudeImportance(p=2), net, x, False)
+
+
+def taylor(net: nn.Module, x: Tensor, reg: float) -> Any:
+    return _pruner(tp.pruner.BasePruner, tp.importance.GroupTaylorImportance(), net, x, True)
+
+
+def group_norm(net: nn.Module, x: Tensor, reg: float) -> Any:
+    return _pruner(tp.pruner.GroupNormPruner, tp.importance.GroupMagnitudeImportance(p=2), net, x, True, reg=reg)
+
+
+def bn_scale(net: nn.Module, x: Tensor, reg: float) -> Any:
+    return _pruner(tp.pruner.BNScalePruner, tp.importance.BNScaleImportance(), net, x, True, reg=reg)
+
+
+# what is pruned by, and the strength of the regularizer while the dense network trains: the library's default
+PEERS: dict[str, tuple[Callable[[nn.Module, Tensor, float], Any], float]] = {
+    "TP uniform L2": (uniform_l2, 0.0),
+    "TP global Taylor": (taylor, 0.0),
+    "TP group norm": (group_norm, 1e-4),
+    "TP BN scale": (bn_scale, 1e-5),
+}
+
+
+def cut(way: str, net: nn.Module, images: Images, flops: int) -> None:
+    """Prune a trained network to so many FLOPs."""
+    make, reg = PEERS[way]
+    x = images[0][0][None]
+    pruner = make(net, x, reg)
+    if way != "TP global Taylor":
+        prune(net, pruner, x, flops)
+        return
+    dense = count_flops(net, x)
+    for round_ in range(ROUNDS):
+        net.eval()
+        net.zero_grad()
+        for _, (images_, labels) in zip(range(BATCHES), loader(images, True), strict=False):
+            F.cross_entropy(net(images_), labels).backward()
+        prune(net, pruner, x, round(dense - (dense - flops) * (round_ + 1) / ROUNDS))
+    net.zero_grad(set_to_none=True)
+
+
+def regularizer(way: str, net: nn.Module, images: Images) -> list[pl.Callback]:
+    """What the first phase of training needs."""
+    make, reg = PEERS[way]
+    return [Regularized(make(net, images[0][0][None], reg))] if reg else []
+
+
+def start_key(way: str) -> str:
+    """Ways that share their first phase share this."""
+    return way if PEERS[way][1] else "dense"

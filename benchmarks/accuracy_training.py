@@ -1,0 +1,103 @@
+"""One way to train for all methods of the comparison: a Lightning run of so many steps, with its FLOPs counted."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from benchmarks.accuracy_data import Images, loader
+from gdp.flops import count_flops
+from lightning_modules.classification import Classification
+
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module="pytorch_lightning")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a comparison is.
+
+    Attributes:
+        side: pixels of the images.
+        images: to train on.
+        epochs: of all phases of a method together.
+        width: of VGG-16 and MobileNetV2.
+        precision: as Lightning's Trainer takes it.
+    """
+
+    side: int
+    images: int
+    epochs: int
+    width: float
+    precision: str
+
+
+class Classifier(Classification):
+    """A classifier around a given network, which counts the FLOPs of its training steps (three forward passes each)."""
+
+    def __init__(self, net: nn.Module, lr: float) -> None:
+        super().__init__(lr=lr)
+        self.net = net
+        self.trained_flops = 0
+        self._known: tuple[int, int] = (0, 0)  # parameters and FLOPs of the network as it is now
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        size = sum(p.numel() for p in self.net.parameters())
+        if size != self._known[0]:
+            self._known = size, count_flops(self.net, batch[0][:1])
+        self.trained_flops += 3 * len(batch[0]) * self._known[1]
+        return super().training_step(batch, batch_idx)
+
+
+def fit(
+    net: nn.Module,
+    data: dict[str, Images],
+    size: Size,
+    steps: int,
+    lr: float,
+    callbacks: Sequence[pl.Callback] = (),
+    validate: bool = False,
+) -> int:
+    """Train for so many steps, one cycle of the learning rate; return the FLOPs that took.
+
+    Args:
+        net: trained in place.
+        data: what `accuracy_data.load` returns.
+        size: precision of the run.
+        steps: optimizer steps.
+        lr: the highest learning rate.
+        callbacks: of the method.
+        validate: after every epoch.
+    """
+    module = Classifier(net.train(), lr)  # Lightning keeps the mode it finds
+    trainer = pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="auto",
+        devices=1,
+        precision=size.precision,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=1.0 if validate else 0,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, loader(data["train"], True), loader(data["val"], False))
+    return module.trained_flops
+
+
+@torch.no_grad()
+def accuracy(net: nn.Module, images: Images) -> float:
+    """Top-1 in percent, in float32."""
+    device = next(net.parameters()).device
+    net.eval()
+    hits = sum(int((net(x.to(device)).argmax(1) == y.to(device)).sum()) for x, y in loader(images, False))
+    return 100 * hits / len(images)

@@ -1,0 +1,121 @@
+"""The methods of the comparison: each turns a network, a target and a number of steps into a small trained network."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import gdp
+from benchmarks.accuracy_data import BATCH, Images
+from benchmarks.accuracy_networks import NETWORKS
+from benchmarks.accuracy_peers import PEERS, cut, regularizer
+from benchmarks.accuracy_training import Size, accuracy, fit
+from gdp.flops import count_flops
+
+# The highest learning rates, the best of 0.05, 0.1, 0.2 and 0.4 on held-out images: of training from scratch, chosen
+# with the dense network, and of training on after pruning, and from trained weights, chosen with Torch-Pruning.
+LR = {"resnet20": 0.4, "resnet56": 0.4, "vgg16": 0.2, "mobilenetv2": 0.2}
+TUNE_LR = 0.1
+CALLBACKS: dict[str, dict[str, Any]] = {
+    "gdp polar": {},
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one method.
+
+    Attributes:
+        model: which of NETWORKS.
+        start: "scratch", or "trained" for the weights that the dense baseline was trained to.
+        budget: "epochs" or "flops", what is the same for all methods.
+        way: the method.
+        target: fraction of the dense FLOPs.
+        seed: of weights and batches.
+        steps: of all phases together.
+    """
+
+    model: str
+    start: str
+    budget: str
+    way: str
+    target: float
+    seed: int
+    steps: int
+
+
+def network(job: Job, size: Size, weights: Path | None) -> nn.Module:
+    """The dense network that a job starts from."""
+    torch.manual_seed(1000 + job.seed)
+    net: nn.Module = NETWORKS[job.model](size.width)
+    if weights is not None:
+        net.load_state_dict(torch.load(weights, weights_only=True))
+    return net.to(memory_format=torch.channels_last)
+
+
+def thinned(net: nn.Module, images: Images, target: float) -> nn.Module:
+    """The network with all channel groups narrowed alike, and fresh weights."""
+    x = images[0][0][None]
+    graph = gdp.trace(net, x)
+    gates = gdp.insert_gates(net, graph)
+    sizes, low, high = graph.flops.sizes, 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        counts = (sizes * middle).round().long().clamp_min(1)
+        low, high = (middle, high) if graph.flops.count(counts) <= target * graph.flops.dense else (low, middle)
+    counts = (sizes * low).round().long().clamp_min(1)
+    gates.close_all({g.name: list(range(int(n), g.size)) for g, n in zip(graph.groups, counts, strict=True)})
+    gdp.remove(net, graph, gates)
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+            layer.reset_parameters()
+            if not isinstance(layer, nn.BatchNorm2d):
+                nn.init.kaiming_normal_(layer.weight)
+    return net
+
+
+def run(job: Job, data: dict[str, Images], size: Size, cache: Path, weights: Path | None) -> dict[str, Any]:
+    """Train and prune; return what is left, and how good it is on held-out and on test images."""
+    net, x = network(job, size, weights), data["train"][0][0][None]
+    dense = count_flops(net, x)
+    lr = LR[job.model] if job.start == "scratch" else TUNE_LR
+    torch.manual_seed(job.seed)
+    if job.way == "dense":
+        spent = fit(net, data, size, job.steps, lr)
+    elif job.way == "uniform":
+        spent = fit(thinned(net, data["train"], job.target), data, size, job.steps, LR[job.model])
+    elif job.way in CALLBACKS:
+        callback = gdp.GDPCallback(job.target, **CALLBACKS[job.way])
+        spent = fit(net, data, size, job.steps, lr, [callback])
+    else:
+        net, spent = _pruned_halfway(job, net, data, size, cache, lr, int(job.target * dense))
+    return {
+        "remains": count_flops(net, x) / dense,
+        "val": accuracy(net, data["val"]),
+        "test": accuracy(net, data["test"]),
+        "training_flops": spent / (3 * BATCH * dense),
+    }
+
+
+def _pruned_halfway(
+    job: Job, net: nn.Module, data: dict[str, Images], size: Size, cache: Path, lr: float, flops: int
+) -> tuple[nn.Module, int]:
+    """Torch-Pruning's recipe: half of the steps before pruning, half after it."""
+    regular = PEERS[job.way][1] > 0
+    name = job.way if regular else "dense"
+    kept = cache / f"{job.model}-{job.start}-{job.seed}-{job.steps}-{name}.pt".replace(" ", "_")
+    if kept.exists():
+        net, spent = copy.deepcopy(torch.load(kept, weights_only=False))
+    else:
+        callbacks = regularizer(job.way, net, data["train"]) if regular else []
+        spent = fit(net, data, size, job.steps // 2, lr, callbacks)
+        net.cpu()
+        torch.save((net, spent), kept)
+    torch.manual_seed(job.seed)
+    cut(job.way, net, data["train"], flops)
+    return net, spent + fit(net, data, size, job.steps - job.steps // 2, TUNE_LR)

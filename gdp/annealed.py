@@ -1,0 +1,129 @@
+"""Annealed gates: DAIS (Guan et al., arXiv 2011.02166). Indicators learn on held-out batches, weights on the rest.
+
+The equation numbers are those of the paper as its public re-implementation counts them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gdp.errors import GDPError
+from gdp.family import CLOSED, Batches, GateFamily, Moment, State
+from gdp.schedule import Window
+
+BETAS, TINY = (0.9, 0.999), 1e-8  # of Adam, which DARTS (arXiv 1806.09055), and so DAIS, learns indicators with
+
+
+@dataclass(frozen=True)
+class Annealed(GateFamily):
+    """Indicators `sigmoid(alpha / T)`, T annealed; a channel is kept iff its indicator is above 1/2.
+
+    The state x of a gate stands for `alpha = 2 x - 1`, in [-1, 1]; x > 1/2 is an indicator above 1/2.
+
+    Attributes:
+        held_out: fraction of the training data that the indicators learn on and the weights do not; or "val", to learn
+            on the validation data.
+        every: the indicators learn at every so many optimizer steps, each time on one batch.
+        lr: of the indicators (Adam).
+        annealing: the first and the last temperature; DAIS goes from 1 to 0.02.
+        budget: weight of the budget term, equation 10.
+        lasso: weight of the L1 term, equation 8.
+        tolerance: the budget term is 0 where the FLOPs lie this close to what is allowed.
+    """
+
+    held_out: float | Literal["val"] = 0.2
+    every: int = 4
+    lr: float = 0.05
+    annealing: tuple[float, float] = (1.0, 0.02)
+    budget: float = 2.0
+    lasso: float = 1e-3
+    tolerance: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.held_out != "val" and not (isinstance(self.held_out, float) and 0 < self.held_out < 1):
+            raise GDPError(f"Expected held_out to be a fraction in (0, 1) or 'val', but got {self.held_out!r}.")
+        if self.every < 1 or not self.lr > 0 or not 0 < self.annealing[1] <= self.annealing[0]:
+            raise GDPError(
+                "Expected every of at least 1 step, lr above 0 and 0 < last <= first temperature, but got "
+                f"{self.every}, {self.lr} and {self.annealing}."
+            )
+        if self.budget < 0 or self.lasso < 0 or not 0 <= self.tolerance < 1:
+            raise GDPError(
+                "Expected budget and lasso weights of at least 0 and a tolerance in [0, 1), but got "
+                f"{self.budget}, {self.lasso} and {self.tolerance}."
+            )
+
+    @property
+    def batches(self) -> Batches:
+        return Batches(self.held_out, self.every)
+
+    @property
+    def temperatures(self) -> tuple[float, float]:
+        return self.annealing
+
+    def value(self, raw: Tensor, temperature: float) -> Tensor:
+        return indicator(raw, temperature)
+
+    def begin(self, channels: int) -> State:
+        return {name: torch.zeros(channels) for name in ("mean", "square")} | {"learned": torch.zeros(())}
+
+    def learn(self, state: State, gradient: Tensor, moment: Moment) -> tuple[State, Tensor]:
+        inside = torch.sigmoid((2 * moment.raw - 1) / moment.temperature)
+        slope = (1 - inside) / moment.temperature  # d log I / d alpha, so that g dL/dg becomes dL/dalpha
+        total = slope * (gradient + self._regularizer(inside, moment) * inside)
+        total = torch.where(total.isfinite().all() & (moment.raw > 0), total, 0.0)
+        learned = state["learned"] + 1
+        mean = BETAS[0] * state["mean"] + (1 - BETAS[0]) * total
+        square = BETAS[1] * state["square"] + (1 - BETAS[1]) * total.square()
+        step = (mean / (1 - BETAS[0] ** learned)) / ((square / (1 - BETAS[1] ** learned)).sqrt() + TINY)
+        raw = (moment.raw - self.lr / 2 * step).clamp(TINY, 1.0)
+        return {"mean": mean, "square": square, "learned": learned}, torch.where(moment.raw > 0, raw, 0.0)
+
+    def _regularizer(self, inside: Tensor, moment: Moment) -> Tensor:
+        """Derivative of the regularizers with respect to every indicator.
+
+        The budget term is `log(E / B)` above the tolerance band, `-log(E / B)` below it and 0 within (equation 10, with
+        E of equation 9, bilinear in the sums of indicators). Own choice: B is what the schedule allows at the moment,
+        not the target from the beginning on; and the L1 norm is a mean, so that its weight suits networks of any size.
+        Indicators joined by a shortcut are one and the same here, so the term that makes them agree (equation 11) is
+        zero whatever they are.
+        """
+        group_of, cost = moment.group_of, moment.cost
+        opened = torch.zeros(len(cost.sizes), dtype=torch.float64).index_add_(0, group_of, inside.double().cpu())
+        expected = cost.expected(opened)
+        off = expected / (moment.allowed * cost.dense) - 1
+        sign = 0.0 if abs(off) <= self.tolerance else (1.0 if off > 0 else -1.0)
+        per_group = self.budget * sign / expected * cost.marginal(opened)
+        return self.lasso / len(inside) + per_group[group_of].to(inside.device, torch.float32)
+
+    def worth(self, state: State, moment: Moment) -> Tensor:
+        """By alpha alone, as its budget term has weighed the FLOPs already: the worth per FLOP is x.
+
+        Keeping the first that fit moves the threshold of 1/2 by as much as the target asks for (own choice).
+        """
+        alive = torch.bincount(moment.group_of[moment.raw > 0], minlength=len(moment.cost.sizes))
+        return moment.raw.double() * moment.cost.marginal(alive)[moment.group_of]
+
+    def moved(self, raw: Tensor, keep: Tensor, temperature: float, window: Window) -> Tensor:
+        """Held-out batches move these gates; those that are as good as closed become exactly 0 (own choice)."""
+        return torch.where(~keep & (indicator(raw, temperature) < CLOSED), 0.0, raw)
+
+    def settled(self, raw: Tensor, keep: Tensor, temperature: float) -> Tensor:
+        return torch.where(keep, raw.clamp_min((1 + temperature) / 2), 0.0)
+
+
+def indicator(x: Tensor, temperature: float) -> Tensor:
+    """`sigmoid(alpha / T)` (equation 7) with alpha = 2 x - 1, scaled such that x = 1 is exactly open and x = 0 closed.
+
+    The scale belongs to the following layer anyway, which absorbs it; with it, inserting gates changes nothing.
+
+    >>> indicator(torch.tensor([0.0, 0.5, 1.0]), 0.02).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    value = torch.sigmoid((2 * x - 1) / temperature) / torch.sigmoid(torch.tensor(1 / temperature))
+    return torch.where(x >= 1, 1.0, torch.where(x <= 0, 0.0, value))

@@ -1,0 +1,174 @@
+"""Held-out batches in a Lightning run: data that the gates learn on and the weights do not.
+
+Lightning is known by its attributes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    Subset,
+)
+
+from gdp.errors import GDPError
+from gdp.family import Batches, GateFamily
+from gdp.pruner import Pruner
+
+SEED = 0  # of the split, which is the same in every process and in a resumed run
+
+
+def held_out(trainer: Any, module: Any, family: GateFamily) -> HeldOut | None:
+    """What hands a pruner its held-out batches, if its gates learn from some.
+
+    Raises:
+        GDPError: the module optimizes by itself, so its `training_step` can't be asked for a loss alone.
+    """
+    if family.batches is None:
+        return None
+    if not module.automatic_optimization:
+        raise GDPError(
+            f"Gates that learn on held-out batches ask {type(module).__name__}.training_step for a loss, but with "
+            "manual optimization it trains the weights as well. Use gate='polar', or automatic optimization."
+        )
+    return HeldOut(trainer, family.batches)
+
+
+class HeldOut:
+    """Hands a pruner the losses of held-out batches.
+
+    A fraction of the training data is taken out of the loader of the weights, or the validation data is used. Which
+    samples make a batch depends on the step alone, so a resumed run goes on with those an uninterrupted one has.
+
+    Args:
+        trainer: a Trainer of either import family, before it has asked for its loaders.
+        batches: which, and how often.
+    """
+
+    def __init__(self, trainer: Any, batches: Batches) -> None:
+        self._source, self._every = batches
+        self._iterator: Iterator[Any] | None = None
+        self._next = -1  # what the iterator yields next
+        if self._source == "val":
+            self._original = trainer.fit_loop.epoch_loop.val_loop._data_source.dataloader
+        else:
+            data = trainer.fit_loop._data_source
+            self._original = data.dataloader
+            data.dataloader = self._rest
+
+    def teach(self, trainer: Any, module: Any, pruner: Pruner) -> None:
+        """Let the gates learn from the next batch, by the module's own `training_step`; nothing of it is logged.
+
+        Raises:
+            GDPError: the data can't be split, or `training_step` returns no loss.
+        """
+        batch = trainer.strategy.batch_to_device(self._batch(trainer, pruner.steps // self._every))
+        module.log = module.log_dict = _silent
+        try:
+            with torch.enable_grad(), trainer.precision_plugin.train_step_context():
+                found = module.training_step(trainer.precision_plugin.convert_input(batch), 0)
+        finally:
+            del module.log, module.log_dict
+        loss = found.get("loss") if isinstance(found, dict) else found
+        if not isinstance(loss, Tensor):
+            raise GDPError(
+                f"Annealed gates learn from what {type(module).__name__}.training_step returns, and need a loss with a "
+                f"gradient, but got {type(found).__name__}. Return the loss, or use gate='polar'."
+            )
+        pruner.learn(loss, lambda gradient: trainer.strategy.reduce(gradient, reduce_op="mean"))
+
+    def _batch(self, trainer: Any, number: int) -> Any:
+        if self._iterator is None or self._next != number:
+            loader = _plain(self._original())
+            held = range(len(loader.dataset)) if self._source == "val" else self._parts(loader)[0]
+            mine = list(held)[trainer.global_rank :: trainer.world_size]
+            batches = _Endless(len(mine), min(loader.batch_size, len(mine)), number)
+            self._iterator = iter(DataLoader(Subset(loader.dataset, mine), batch_sampler=batches, **_options(loader)))
+        self._next = number + 1
+        return next(self._iterator)
+
+    def _parts(self, loader: Any) -> tuple[list[int], list[int]]:
+        """Samples that are held out, and the rest."""
+        order = torch.randperm(len(loader.dataset), generator=torch.Generator().manual_seed(SEED)).tolist()
+        held = max(1, round(float(self._source) * len(order)))
+        return order[:held], sorted(order[held:])
+
+    def _rest(self) -> DataLoader:
+        """The training loader without what is held out."""
+        loader = _plain(self._original())
+        held, rest = self._parts(loader)
+        if len(rest) < (loader.batch_size if loader.drop_last else 1):
+            raise GDPError(
+                f"Expected training data for at least one batch beside the {len(held)} of {len(held) + len(rest)} "
+                "samples that are held out for the gates. Hold out fewer: gate=gdp.Annealed(held_out=0.1)."
+            )
+        return DataLoader(
+            Subset(loader.dataset, rest),
+            loader.batch_size,
+            shuffle=isinstance(loader.sampler, RandomSampler),
+            drop_last=loader.drop_last,
+            generator=loader.generator,
+            persistent_workers=loader.persistent_workers,
+            **_options(loader),
+        )
+
+
+class _Endless(Sampler[list[int]]):
+    """Full batches of so many samples, in a new order whenever all have had their turn; from the n-th batch on."""
+
+    def __init__(self, samples: int, batch: int, first: int) -> None:
+        self.samples, self.batch, self.first = samples, batch, first
+
+    def __iter__(self) -> Iterator[list[int]]:
+        per_round, number = self.samples // self.batch, self.first
+        while True:
+            turn = torch.Generator().manual_seed(number // per_round)
+            order = torch.randperm(self.samples, generator=turn).tolist()
+            for place in range(number % per_round, per_round):
+                yield order[place * self.batch : (place + 1) * self.batch]
+                number += 1
+
+
+def _plain(loader: Any) -> Any:
+    """A loader that can be split.
+
+    Raises:
+        GDPError: it is none.
+    """
+    fine = (
+        type(loader) is DataLoader
+        and not isinstance(loader.dataset, IterableDataset)
+        and type(loader.sampler) in (RandomSampler, SequentialSampler)
+        and not getattr(loader.sampler, "replacement", False)
+        and type(loader.batch_sampler) is BatchSampler
+    )
+    if not fine:
+        raise GDPError(
+            "Annealed gates need data that is held out, and gdp can take it from one torch DataLoader with a data set "
+            f"of known length and torch's own sampling, but this is {_described(loader)}. Hold out validation data: "
+            "gate=gdp.Annealed(held_out='val'), with such a loader there, or use gate='polar'."
+        )
+    return loader
+
+
+def _described(loader: Any) -> str:
+    if not isinstance(loader, DataLoader):
+        return f"a {type(loader).__name__}"
+    return f"a {type(loader).__name__} of {type(loader.dataset).__name__} with {type(loader.sampler).__name__}"
+
+
+def _options(loader: DataLoader) -> dict[str, Any]:
+    names = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
+    return {name: getattr(loader, name) for name in (*names, "prefetch_factor")}
+
+
+def _silent(*args: Any, **kwargs: Any) -> None: ...
