@@ -73,9 +73,7 @@ class Annealed(GateFamily):
         return {name: torch.zeros(channels) for name in ("mean", "square")} | {"learned": torch.zeros(())}
 
     def learn(self, state: State, gradient: Tensor, moment: Moment) -> tuple[State, Tensor]:
-        inside = torch.sigmoid((2 * moment.raw - 1) / moment.temperature)
-        slope = (1 - inside) / moment.temperature  # d log I / d alpha, so that g dL/dg becomes dL/dalpha
-        total = slope * (gradient + self._regularizer(inside, moment) * inside)
+        total = self.by_alpha(gradient, moment)
         total = torch.where(total.isfinite().all() & (moment.raw > 0), total, 0.0)
         learned = state["learned"] + 1
         mean = BETAS[0] * state["mean"] + (1 - BETAS[0]) * total
@@ -83,6 +81,14 @@ class Annealed(GateFamily):
         step = (mean / (1 - BETAS[0] ** learned)) / ((square / (1 - BETAS[1] ** learned)).sqrt() + TINY)
         raw = (moment.raw - self.lr / 2 * step).clamp(TINY, 1.0)
         return {"mean": mean, "square": square, "learned": learned}, torch.where(moment.raw > 0, raw, 0.0)
+
+    def by_alpha(self, gradient: Tensor, moment: Moment) -> Tensor:
+        """The derivative of loss and regularizers with respect to every alpha.
+
+        With `d log I / d alpha = (1 - I) / T` it follows from `g dL/dg`, which is `I dL/dI` whatever the scale of g.
+        """
+        inside = torch.sigmoid((2 * moment.raw - 1) / moment.temperature)
+        return (1 - inside) / moment.temperature * (gradient + self._regularizer(inside, moment) * inside)
 
     def _regularizer(self, inside: Tensor, moment: Moment) -> Tensor:
         """Derivative of the regularizers with respect to every indicator.

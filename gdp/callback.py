@@ -10,6 +10,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gdp.board import Board
 from gdp.budget import check_target
 from gdp.checkpoint import pruned, resume, snapshot
 from gdp.copies import averages
@@ -97,6 +98,7 @@ class GDPCallback(Callback):
         self.pruner: Pruner | None = None
         self._clock = Clock()
         self._held_out: HeldOut | None = None
+        self._board = Board()
         self._waits = False  # for the end of training, since cuts on the way are not possible
         self._closed: Tensor | None = None  # channels that were cut in all
         self._after: dict[str, Any] = {}  # what checkpoints say after the cut
@@ -179,7 +181,9 @@ class GDPCallback(Callback):
         if stepped:
             if self._held_out is not None and self.pruner.wants_held_out:
                 self._held_out.teach(trainer, pl_module, self.pruner)
-            pl_module.log_dict(self._progress(trainer, self.pruner), prog_bar=True)
+            place = self._place(trainer)
+            pl_module.log_dict({f"{place}/{k}": v for k, v in self.pruner.progress().items()}, prog_bar=True)
+            self._board.write(trainer, self.pruner, place)
             if self.pruner.steps == 1:  # now the optimizers have state
                 self._refuse_cuts(trainer, pl_module, self.pruner.gates)
         if self._is_due(trainer, self.pruner, stepped):
@@ -316,14 +320,10 @@ class GDPCallback(Callback):
             self._waits = True
             rank_zero_warn(f"gdp: a cut on the way failed, so channels are cut when training is over. {failure}")
 
-    def _progress(self, trainer: pl.Trainer, pruner: Pruner) -> dict[str, float]:
+    def _place(self, trainer: pl.Trainer) -> str:
+        """Under which name loggers show this pruning."""
         several = sum(isinstance(callback, GDPCallback) for callback in trainer.callbacks) > 1  # type: ignore[attr-defined]
-        place = f"gdp/{self.module}" if several and self.module else "gdp"
-        return {
-            f"{place}/flops": pruner.remaining,
-            f"{place}/open_channels": float(pruner.opened.sum()),
-            f"{place}/lambda": pruner.multiplier,
-        }
+        return f"gdp/{self.module}" if several and self.module else "gdp"
 
     def _give_up(self) -> None:
         """Take the gates away, as if nothing had been; not from a network that has been cut in part."""

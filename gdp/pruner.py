@@ -102,6 +102,20 @@ class Pruner:
         """Fraction of the dense FLOPs (or time) that the channels in `opened` cost."""
         return self.cost.count(self.opened) / self.cost.dense
 
+    @property
+    def allowed(self) -> float:
+        """Fraction of the dense FLOPs (or time) that the schedule allows now."""
+        return allowance(self.window.progress(self.steps), self.target_flops)
+
+    def progress(self) -> dict[str, float]:
+        """What is worth logging at every step."""
+        return {
+            "flops": self.remaining,
+            "allowed": self.allowed,
+            "open_channels": float(self.opened.sum()),
+            "lambda": self.multiplier,
+        }
+
     @torch.no_grad()
     def watch(self, loss: Tensor | None = None, scale: float = 1.0) -> None:
         """Read the gates' gradients from the weights' gradients, as they are reduced and accumulated.
@@ -148,9 +162,8 @@ class Pruner:
 
     @property
     def _moment(self) -> Moment:
-        allowed = allowance(self.window.progress(self.steps), self.target_flops)
         gates = self.gates
-        return Moment(gates.raw, gates.group_of, gates.temperature, self.cost, allowed, self.window, self._keep)
+        return Moment(gates.raw, gates.group_of, gates.temperature, self.cost, self.allowed, self.window, self._keep)
 
     def _to(self, device: torch.device) -> None:
         self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
@@ -186,7 +199,7 @@ class Pruner:
 
     def _look(self, window: Window) -> None:
         """Choose channels, anneal the temperature and move; when the window ends, settle."""
-        allowed = allowance(window.progress(self.steps), self.target_flops)
+        allowed = self.allowed
         if self._allowed > allowed:
             self._select(allowed)
         self._looked = self.steps
@@ -197,9 +210,7 @@ class Pruner:
             self.gates.temperature = self.family.temperature(progress)
             self.gates.raw = self._moved(window)
             self.gates.sync()
-        self.gates.history.record(
-            self.steps, self.remaining, allowed, self.multiplier, self.gates.values, self.opened
-        )
+        self.gates.history.record(self.steps, self.remaining, allowed, self.multiplier, self.gates.values, self.opened)
 
     def _moved(self, window: Window) -> Tensor:
         assert self._keep is not None

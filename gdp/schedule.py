@@ -26,8 +26,8 @@ class Window(NamedTuple):
     every: int
 
     def progress(self, step: int) -> float:
-        """How much of the way to the target should have been gone, in (0, 1]."""
-        return min(1.0, (step - self.start + 1) / (self.fixed - self.start + 1))
+        """How much of the way to the target should have been gone, in [0, 1]."""
+        return min(1.0, max(0.0, (step - self.start + 1) / (self.fixed - self.start + 1)))
 
     def latest_look(self, step: int) -> int:
         """The last step up to `step` at which channels were to be chosen, or the temperature to be annealed."""
