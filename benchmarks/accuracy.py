@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import csv
 import multiprocessing
+import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,27 +22,48 @@ from benchmarks.accuracy_data import BATCH, load
 from benchmarks.accuracy_networks import NETWORKS
 from benchmarks.accuracy_peers import PEERS
 from benchmarks.accuracy_training import Size
-from benchmarks.accuracy_ways import CALLBACKS, Job, run
+from benchmarks.accuracy_ways import GATES, Job, baseline, run
 
 SIZES = {
     "smoke": Size(16, 20000, 6, 0.25, "bf16-mixed"),
     "cpu": Size(32, 45000, 30, 1.0, "bf16-mixed"),
     "gpu": Size(32, 45000, 120, 1.0, "bf16-mixed"),
 }
-WAYS = ("dense", "uniform", *CALLBACKS, *PEERS)
+REFERENCE = "gdp polar"  # whose training FLOPs the others get, if FLOPs are to be equal
+PLACE = ("model", "start", "budget", "target", "steps")
+WAYS = ("dense", "uniform", *GATES, *PEERS)
 
 
 def jobs(options: argparse.Namespace, size: Size) -> list[Job]:
     """All runs that are asked for; those that share a first phase stand together."""
-    epoch = size.images // BATCH
-    steps = round((options.epochs or size.epochs) * epoch)
+    steps = round((options.epochs or size.epochs) * (size.images // BATCH))
+    known = rows_of(options.out)
     found = []
     for seed in range(*options.seeds):
         for model in options.models:
             for way in options.ways:
                 for target in (1.0,) if way == "dense" else options.targets:
-                    found.append(Job(model, options.start, "epochs", way, target, seed, steps))
+                    job = Job(model, options.start, options.budget, way, target, seed, steps)
+                    if options.budget == "epochs":
+                        found.append(job)
+                    elif way not in ("dense", REFERENCE):
+                        found.append(replace(job, steps=affordable(job, known)))
     return found
+
+
+def affordable(job: Job, known: list[dict[str, str]]) -> int:
+    """How many steps of a method take as many FLOPs as the reference's run with as many epochs as all methods have.
+
+    Both were measured at equal epochs, in runs whose rows are known.
+    """
+    place = (job.model, job.start, "epochs", str(job.target), str(job.steps))
+    spent = {}
+    for way in (REFERENCE, job.way):
+        rows = [r for r in known if (*(r[k] for k in PLACE), r["way"]) == (*place, way)]
+        if not rows:
+            raise SystemExit(f"Run {way} at equal epochs first ({job.model}, target {job.target}, {job.steps} steps).")
+        spent[way] = statistics.mean(float(r["training_flops"]) for r in rows)
+    return round(job.steps * spent[REFERENCE] / spent[job.way])
 
 
 def work(task: tuple[list[Job], argparse.Namespace]) -> list[dict[str, Any]]:
@@ -60,12 +82,17 @@ def work(task: tuple[list[Job], argparse.Namespace]) -> list[dict[str, Any]]:
     return rows
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """What was measured before."""
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
 def missing(todo: Iterable[Job], out: Path, size: str) -> list[Job]:
     """Jobs that the file has no row of."""
-    done: set[tuple[str, ...]] = set()
-    if out.exists():
-        with out.open() as file:
-            done = {(r["size"], *(r[k] for k in asdict(Job("", "", "", "", 0, 0, 0)))) for r in csv.DictReader(file)}
+    done = {(r["size"], *(r[k] for k in asdict(Job("", "", "", "", 0, 0, 0)))) for r in rows_of(out)}
     return [job for job in todo if (size, *map(str, asdict(job).values())) not in done]
 
 
@@ -77,6 +104,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=list(WAYS))
     parser.add_argument("--targets", nargs="+", type=float, default=[0.5, 0.3, 0.15])
     parser.add_argument("--seeds", nargs=2, type=int, default=[0, 5], help="the first, and the one after the last")
+    parser.add_argument("--budget", choices=["epochs", "flops"], default="epochs", help="what all methods have alike")
     parser.add_argument("--start", choices=["scratch", "trained"], default="scratch")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--epochs", type=float, help="default: that of the size")
@@ -84,8 +112,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy.csv"))
     parser.add_argument("--cache", type=Path, default=Path("runs/accuracy"))
     options = parser.parse_args()
+    if (options.start == "trained") != (options.weights is not None) or (options.weights and len(options.models) > 1):
+        parser.error("--start trained goes with --weights, a state dict of the one model in --models")
     options.cache.mkdir(parents=True, exist_ok=True)
     todo = missing(jobs(options, SIZES[options.size]), options.out, options.size)
+    if options.weights is not None and todo:
+        size = SIZES[options.size]
+        data = load(options.data, size.side, size.images)
+        options.weights = baseline(replace(todo[0], seed=0), data, size, options.weights, options.cache)
     groups = [list(group) for _, group in groupby(todo, key=lambda job: (job.model, job.seed, job.way))]
     context = multiprocessing.get_context("spawn")
     with context.Pool(options.workers, maxtasksperchild=8) as pool:

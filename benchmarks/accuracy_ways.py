@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import gdp
 from benchmarks.accuracy_data import BATCH, Images
@@ -16,13 +16,27 @@ from benchmarks.accuracy_networks import NETWORKS
 from benchmarks.accuracy_peers import PEERS, cut, regularizer
 from benchmarks.accuracy_training import Size, accuracy, fit
 from gdp.flops import count_flops
+from gdp.gradients import by_channel
 
 # The highest learning rates, the best of 0.05, 0.1, 0.2 and 0.4 on held-out images: of training from scratch, chosen
 # with the dense network, and of training on after pruning, and from trained weights, chosen with Torch-Pruning.
 LR = {"resnet20": 0.4, "resnet56": 0.4, "vgg16": 0.2, "mobilenetv2": 0.2}
 TUNE_LR = 0.1
-CALLBACKS: dict[str, dict[str, Any]] = {
-    "gdp polar": {},
+
+
+class Magnitude(gdp.Polar):
+    """Polar gates that keep what has the largest weights: the squared norm of all weights that read a channel."""
+
+    def worth(self, state: dict[str, Tensor], moment: Any) -> Tensor:
+        readers = moment.gates.readers
+        norms = [r.weight.detach().square().transpose(0, r.dim).flatten(1).sum(1) for r in readers]
+        return by_channel(moment.gates, norms)
+
+
+GATES: dict[str, gdp.GateFamily] = {
+    "gdp polar": gdp.Polar(),
+    "gdp annealed": gdp.Annealed(),
+    "gdp magnitude": Magnitude(),
 }
 
 
@@ -58,6 +72,17 @@ def network(job: Job, size: Size, weights: Path | None) -> nn.Module:
     return net.to(memory_format=torch.channels_last)
 
 
+def baseline(job: Job, data: dict[str, Images], size: Size, given: Path, cache: Path) -> Path:
+    """Weights that were trained elsewhere, trained on with the images of this comparison."""
+    path = cache / f"{job.model}-{size.side}-{job.steps}-baseline.pt"
+    if not path.exists():
+        net = network(job, size, given)
+        torch.manual_seed(job.seed)
+        fit(net, data, size, job.steps, TUNE_LR)
+        torch.save(net.cpu().state_dict(), path)
+    return path
+
+
 def thinned(net: nn.Module, images: Images, target: float) -> nn.Module:
     """The network with all channel groups narrowed alike, and fresh weights."""
     x = images[0][0][None]
@@ -89,8 +114,8 @@ def run(job: Job, data: dict[str, Images], size: Size, cache: Path, weights: Pat
         spent = fit(net, data, size, job.steps, lr)
     elif job.way == "uniform":
         spent = fit(thinned(net, data["train"], job.target), data, size, job.steps, LR[job.model])
-    elif job.way in CALLBACKS:
-        callback = gdp.GDPCallback(job.target, **CALLBACKS[job.way])
+    elif job.way in GATES:
+        callback = gdp.GDPCallback(job.target, gate=GATES[job.way])
         spent = fit(net, data, size, job.steps, lr, [callback])
     else:
         net, spent = _pruned_halfway(job, net, data, size, cache, lr, int(job.target * dense))
@@ -105,17 +130,20 @@ def run(job: Job, data: dict[str, Images], size: Size, cache: Path, weights: Pat
 def _pruned_halfway(
     job: Job, net: nn.Module, data: dict[str, Images], size: Size, cache: Path, lr: float, flops: int
 ) -> tuple[nn.Module, int]:
-    """Torch-Pruning's recipe: half of the steps before pruning, half after it."""
+    """Torch-Pruning's recipe: half of the steps before pruning, half after it; all after it, if it starts from trained
+    weights and needs no sparse training."""
     regular = PEERS[job.way][1] > 0
+    before = 0 if job.start == "trained" and not regular else job.steps // 2
     name = job.way if regular else "dense"
     kept = cache / f"{job.model}-{job.start}-{job.seed}-{job.steps}-{name}.pt".replace(" ", "_")
-    if kept.exists():
+    spent = 0
+    if before and kept.exists():
         net, spent = copy.deepcopy(torch.load(kept, weights_only=False))
-    else:
+    elif before:
         callbacks = regularizer(job.way, net, data["train"]) if regular else []
-        spent = fit(net, data, size, job.steps // 2, lr, callbacks)
+        spent = fit(net, data, size, before, lr, callbacks)
         net.cpu()
         torch.save((net, spent), kept)
     torch.manual_seed(job.seed)
     cut(job.way, net, data["train"], flops)
-    return net, spent + fit(net, data, size, job.steps - job.steps // 2, TUNE_LR)
+    return net, spent + fit(net, data, size, job.steps - before, TUNE_LR)

@@ -74,21 +74,23 @@ class Annealed(GateFamily):
 
     def learn(self, state: State, gradient: Tensor, moment: Moment) -> tuple[State, Tensor]:
         total = self.by_alpha(gradient, moment)
-        total = torch.where(total.isfinite().all() & (moment.raw > 0), total, 0.0)
+        before = moment.gates.raw
+        total = torch.where(total.isfinite().all() & (before > 0), total, 0.0)
         learned = state["learned"] + 1
         mean = BETAS[0] * state["mean"] + (1 - BETAS[0]) * total
         square = BETAS[1] * state["square"] + (1 - BETAS[1]) * total.square()
         step = (mean / (1 - BETAS[0] ** learned)) / ((square / (1 - BETAS[1] ** learned)).sqrt() + TINY)
-        raw = (moment.raw - self.lr / 2 * step).clamp(TINY, 1.0)
-        return {"mean": mean, "square": square, "learned": learned}, torch.where(moment.raw > 0, raw, 0.0)
+        raw = (before - self.lr / 2 * step).clamp(TINY, 1.0)
+        return {"mean": mean, "square": square, "learned": learned}, torch.where(before > 0, raw, 0.0)
 
     def by_alpha(self, gradient: Tensor, moment: Moment) -> Tensor:
         """The derivative of loss and regularizers with respect to every alpha.
 
         With `d log I / d alpha = (1 - I) / T` it follows from `g dL/dg`, which is `I dL/dI` whatever the scale of g.
         """
-        inside = torch.sigmoid((2 * moment.raw - 1) / moment.temperature)
-        return (1 - inside) / moment.temperature * (gradient + self._regularizer(inside, moment) * inside)
+        temperature = moment.gates.temperature
+        inside = torch.sigmoid((2 * moment.gates.raw - 1) / temperature)
+        return (1 - inside) / temperature * (gradient + self._regularizer(inside, moment) * inside)
 
     def _regularizer(self, inside: Tensor, moment: Moment) -> Tensor:
         """Derivative of the regularizers with respect to every indicator.
@@ -99,7 +101,7 @@ class Annealed(GateFamily):
         Indicators joined by a shortcut are one and the same here, so the term that makes them agree (equation 11) is
         zero whatever they are.
         """
-        group_of, cost = moment.group_of, moment.cost
+        group_of, cost = moment.gates.group_of, moment.cost
         opened = torch.zeros(len(cost.sizes), dtype=torch.float64).index_add_(0, group_of, inside.double().cpu())
         expected = cost.expected(opened)
         off = expected / (moment.allowed * cost.dense) - 1
@@ -112,8 +114,7 @@ class Annealed(GateFamily):
 
         Keeping the first that fit moves the threshold of 1/2 by as much as the target asks for (own choice).
         """
-        alive = torch.bincount(moment.group_of[moment.raw > 0], minlength=len(moment.cost.sizes))
-        return moment.raw.double() * moment.cost.marginal(alive)[moment.group_of]
+        return moment.gates.raw.cpu().double() * moment.cost.marginal(moment.gates.opened)[moment.gates.group_of]
 
     def moved(self, raw: Tensor, keep: Tensor, temperature: float, window: Window) -> Tensor:
         """Held-out batches move these gates; those that are as good as closed become exactly 0 (own choice)."""

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from gdp.gates import Gates
 from gdp.graph import FlopModel
 from gdp.schedule import Schedule, Window
 
@@ -22,18 +23,14 @@ class Moment:
     """Where a run is when gates move.
 
     Attributes:
-        raw: the state x of every gate, in [0, 1]; exactly 0.0 is closed for good, 1.0 is open.
-        group_of: the group of every gate.
-        temperature: of the gates.
+        gates: of the network. Their `raw` is the x of every gate, in [0, 1]; exactly 0.0 is closed for good, 1.0 open.
         cost: the FLOPs as a function of the open channels of every group.
         allowed: the fraction of the dense FLOPs that is allowed now.
         window: where gates close.
         keep: the channels that fit into what is allowed, as they were chosen last; None before that.
     """
 
-    raw: Tensor
-    group_of: Tensor
-    temperature: float
+    gates: Gates
     cost: FlopModel
     allowed: float
     window: Window
@@ -96,7 +93,7 @@ class GateFamily(Schedule, ABC):
 
     def learn(self, state: State, gradient: Tensor, moment: Moment) -> tuple[State, Tensor]:
         """What is remembered after a held-out batch, whose `g_c * dL/dg_c` are given, and the x of every gate."""
-        return state, moment.raw
+        return state, moment.gates.raw
 
     def temperature(self, progress: float) -> float:
         """The temperature at `progress` in [0, 1] of the window: geometric from first to last."""

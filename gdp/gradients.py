@@ -45,8 +45,13 @@ def gate_gradients(gates: Gates, loss: Tensor | None = None) -> Tensor | None:
         grad = grads[i]
         if grad is not None:
             found[i] = gate_gradient(weights[i], grad, readers[i].dim).float()
-    by_channel = torch.zeros(len(gates.raw) + 1, dtype=torch.float32, device=device)
-    return by_channel.index_add_(0, gates.index, torch.cat(found))[:-1]
+    return by_channel(gates, found)
+
+
+def by_channel(gates: Gates, found: list[Tensor]) -> Tensor:
+    """The sum over all gated weights of something they have per input channel, shape (channels of all groups,)."""
+    total = torch.zeros(len(gates.raw) + 1, dtype=torch.float32, device=gates.index.device)
+    return total.index_add_(0, gates.index, torch.cat(found))[:-1]
 
 
 def _gradients(weights: list[nn.Parameter], loss: Tensor | None) -> list[Tensor | None]:

@@ -162,8 +162,7 @@ class Pruner:
 
     @property
     def _moment(self) -> Moment:
-        gates = self.gates
-        return Moment(gates.raw, gates.group_of, gates.temperature, self.cost, self.allowed, self.window, self._keep)
+        return Moment(self.gates, self.cost, self.allowed, self.window, self._keep)
 
     def _to(self, device: torch.device) -> None:
         self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
@@ -236,9 +235,8 @@ class Pruner:
 
     def _select(self, fraction: float) -> None:
         """Choose what fits into this fraction of the FLOPs now, keeping open a way to meet the target exactly later."""
-        raw, flops = self.gates.raw.cpu(), self.cost
-        alive, group_of = raw > 0, self.gates.group_of
-        worth = self.family.worth({name: t.cpu() for name, t in self.state.items()}, replace(self._moment, raw=raw))
+        alive, group_of, flops = self.gates.raw.cpu() > 0, self.gates.group_of, self.cost
+        worth = self.family.worth(self.state, self._moment).cpu()
         target = int(self.target_flops * flops.dense)
         slack = target - math.ceil((self.target_flops - TOLERANCE) * flops.dense)
         ranking = Ranking.of(worth, group_of, alive, flops)

@@ -1,0 +1,124 @@
+"""The rows of `benchmarks.accuracy` as tables and a picture, in Markdown.
+
+python -m benchmarks.accuracy_document docs/accuracy.csv docs/accuracy.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+OURS = "gdp polar"
+BUDGETS = {"epochs": "equal epochs in total", "flops": "equal training FLOPs in total"}
+STARTS = {"scratch": "from scratch", "trained": "from trained weights"}
+
+
+def read(path: Path) -> list[Row]:
+    """All rows, numbers as such. The reference of equal FLOPs is the same run as at equal epochs, and stands for both."""
+    with path.open() as file:
+        rows: list[Row] = [
+            {**r, **{k: float(r[k]) for k in ("target", "remains", "test", "val", "training_flops")}}
+            for r in csv.DictReader(file)
+        ]
+    budgets = {(r["size"], r["model"], r["start"]) for r in rows if r["budget"] == "flops"}
+    same = [{**r, "budget": "flops"} for r in rows if r["way"] == OURS and r["budget"] == "epochs"]
+    return rows + [r for r in same if (r["size"], r["model"], r["start"]) in budgets]
+
+
+def mean_of(rows: Iterable[Row]) -> str:
+    """Mean, standard deviation and number of seeds."""
+    found = [r["test"] for r in rows]
+    spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+    return f"{statistics.mean(found):.1f}{spread} ({len(found)})"
+
+
+def table(rows: list[Row]) -> str:
+    """One line per method, one column per target; in the last line gdp's lead over the best of the others."""
+    targets = sorted({r["target"] for r in rows if r["way"] != "dense"}, reverse=True)
+    cells: dict[str, dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for r in rows:
+        cells[r["way"]][r["target"]].append(r)
+    lines = ["| method | " + " | ".join(f"{t:.0%} of FLOPs" for t in targets) + " | training FLOPs |"]
+    lines.append("|---" * (len(targets) + 2) + "|")
+    for way, found in cells.items():
+        cost = [r["training_flops"] / float(r["steps_dense"]) for target in found for r in found[target]]
+        shown = [mean_of(found[t]) if t in found else "" for t in targets]
+        if way == "dense":
+            shown = [mean_of(found[1.0])] * len(targets)
+        lines.append(f"| {way} | " + " | ".join(shown) + f" | {min(cost):.2f} to {max(cost):.2f} |")
+    others = [way for way in cells if not way.startswith("gdp") and way != "dense"]
+    leads = []
+    for t in targets:
+        rivals = [statistics.mean(r["test"] for r in cells[way][t]) for way in others if cells[way][t]]
+        ours = [r["test"] for r in cells[OURS][t]]
+        leads.append(f"{statistics.mean(ours) - max(rivals):+.1f}" if rivals and ours else "")
+    return "\n".join([*lines, f"| *{OURS} over the best rival* | " + " | ".join(leads) + " | |"])
+
+
+def sections(rows: list[Row]) -> str:
+    """A heading and a table for everything that is compared among itself."""
+    found: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for r in rows:
+        found[r["size"], r["start"], r["model"], r["budget"]].append(r)
+    parts = []
+    for (size, start, model, budget), group in found.items():
+        steps = max(int(r["steps"]) for r in rows if (r["size"], r["start"], r["model"]) == (size, start, model))
+        for r in group:
+            r["steps_dense"] = int(r["steps"]) if r["budget"] == "epochs" else steps
+        parts.append(f"### {model}, {STARTS[start]}, {BUDGETS[budget]} (size: {size})\n\n{table(group)}\n")
+    return "\n".join(parts)
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Accuracy over the FLOPs that remain, one panel per model and budget."""
+    panels: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for r in rows:
+        panels[r["size"], r["start"], r["model"], r["budget"]].append(r)
+    columns = min(2, len(panels))
+    figure = Figure(figsize=(6 * columns, 4.2 * -(-len(panels) // columns)), layout="constrained")
+    every = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).flatten()
+    for axes, ((size, start, model, budget), group) in zip(every, panels.items(), strict=False):
+        for number, way in enumerate(dict.fromkeys(r["way"] for r in group)):
+            points: dict[float, list[Row]] = defaultdict(list)
+            for r in group:
+                if r["way"] == way:
+                    points[r["target"]].append(r)
+            x = [statistics.mean(r["remains"] for r in points[t]) for t in sorted(points)]
+            y = [statistics.mean(r["test"] for r in points[t]) for t in sorted(points)]
+            error = [
+                statistics.stdev([r["test"] for r in points[t]] or [0, 0]) if len(points[t]) > 1 else 0
+                for t in sorted(points)
+            ]
+            style = {"linewidth": 2.5} if way.startswith("gdp") else {"linewidth": 1, "linestyle": "--"}
+            axes.errorbar(x, y, error, marker="os^vDPX*<>"[number % 10], markersize=4, capsize=2, label=way, **style)
+        axes.set(
+            xlabel="FLOPs that remain",
+            ylabel="test accuracy (%)",
+            title=f"{model}, {STARTS[start]}, {size} size\n{BUDGETS[budget]}",
+        )
+        axes.grid(alpha=0.3)
+    every[0].legend(fontsize=7)
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("document", type=Path, help="everything behind the line <!-- tables --> is replaced")
+    options = parser.parse_args()
+    rows = read(options.rows)
+    draw(rows, options.document.with_suffix(".svg"))
+    text = options.document.read_text().split("<!-- tables -->")[0]
+    options.document.write_text(f"{text}<!-- tables -->\n\n{sections(rows)}")
+
+
+if __name__ == "__main__":
+    main()
