@@ -34,7 +34,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# one of: step_overhead, training_cost, latency, latency_cost, scale, trace_time; its options in ARGS
+# one of: accuracy, step_overhead, training_cost, latency, latency_cost, scale, trace_time; its options in ARGS
 bench: setup
 	$(RUN) -m benchmarks.$(BENCH) $(ARGS)
 

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 
 from benchmarks.accuracy_data import BATCH, load
+from benchmarks.accuracy_gates import GATES, VARIANTS
 from benchmarks.accuracy_networks import NETWORKS
 from benchmarks.accuracy_peers import PEERS
 from benchmarks.accuracy_training import Size
-from benchmarks.accuracy_ways import GATES, Job, baseline, run
+from benchmarks.accuracy_ways import Job, baseline, run
 
 SIZES = {
     "smoke": Size(16, 20000, 6, 0.25, "bf16-mixed"),
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/ and test/<class>/ images")
     parser.add_argument("--size", choices=SIZES, default="smoke")
     parser.add_argument("--models", nargs="+", choices=NETWORKS, default=["resnet20", "vgg16"])
-    parser.add_argument("--ways", nargs="+", default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS, *VARIANTS], default=list(WAYS))
     parser.add_argument("--targets", nargs="+", type=float, default=[0.5, 0.3, 0.15])
     parser.add_argument("--seeds", nargs=2, type=int, default=[0, 5], help="the first, and the one after the last")
     parser.add_argument("--budget", choices=["epochs", "flops"], default="epochs", help="what all methods have alike")

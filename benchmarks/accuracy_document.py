@@ -22,7 +22,7 @@ STARTS = {"scratch": "from scratch", "trained": "from trained weights"}
 
 
 def read(path: Path) -> list[Row]:
-    """All rows, numbers as such. The reference of equal FLOPs is the same run as at equal epochs, and stands for both."""
+    """All rows. The reference of equal FLOPs is the same run as at equal epochs, and stands for both."""
     with path.open() as file:
         rows: list[Row] = [
             {**r, **{k: float(r[k]) for k in ("target", "remains", "test", "val", "training_flops")}}
@@ -93,10 +93,7 @@ def draw(rows: list[Row], path: Path) -> None:
                     points[r["target"]].append(r)
             x = [statistics.mean(r["remains"] for r in points[t]) for t in sorted(points)]
             y = [statistics.mean(r["test"] for r in points[t]) for t in sorted(points)]
-            error = [
-                statistics.stdev([r["test"] for r in points[t]] or [0, 0]) if len(points[t]) > 1 else 0
-                for t in sorted(points)
-            ]
+            error = [statistics.pstdev(r["test"] for r in points[t]) for t in sorted(points)]
             style = {"linewidth": 2.5} if way.startswith("gdp") else {"linewidth": 1, "linestyle": "--"}
             axes.errorbar(x, y, error, marker="os^vDPX*<>"[number % 10], markersize=4, capsize=2, label=way, **style)
         axes.set(

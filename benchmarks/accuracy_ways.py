@@ -8,36 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import gdp
 from benchmarks.accuracy_data import BATCH, Images
+from benchmarks.accuracy_gates import GATES, VARIANTS
 from benchmarks.accuracy_networks import NETWORKS
 from benchmarks.accuracy_peers import PEERS, cut, regularizer
 from benchmarks.accuracy_training import Size, accuracy, fit
 from gdp.flops import count_flops
-from gdp.gradients import by_channel
 
 # The highest learning rates, the best of 0.05, 0.1, 0.2 and 0.4 on held-out images: of training from scratch, chosen
 # with the dense network, and of training on after pruning, and from trained weights, chosen with Torch-Pruning.
 LR = {"resnet20": 0.4, "resnet56": 0.4, "vgg16": 0.2, "mobilenetv2": 0.2}
 TUNE_LR = 0.1
-
-
-class Magnitude(gdp.Polar):
-    """Polar gates that keep what has the largest weights: the squared norm of all weights that read a channel."""
-
-    def worth(self, state: dict[str, Tensor], moment: Any) -> Tensor:
-        readers = moment.gates.readers
-        norms = [r.weight.detach().square().transpose(0, r.dim).flatten(1).sum(1) for r in readers]
-        return by_channel(moment.gates, norms)
-
-
-GATES: dict[str, gdp.GateFamily] = {
-    "gdp polar": gdp.Polar(),
-    "gdp annealed": gdp.Annealed(),
-    "gdp magnitude": Magnitude(),
-}
+OURS = GATES | VARIANTS
 
 
 @dataclass(frozen=True)
@@ -114,8 +99,8 @@ def run(job: Job, data: dict[str, Images], size: Size, cache: Path, weights: Pat
         spent = fit(net, data, size, job.steps, lr)
     elif job.way == "uniform":
         spent = fit(thinned(net, data["train"], job.target), data, size, job.steps, LR[job.model])
-    elif job.way in GATES:
-        callback = gdp.GDPCallback(job.target, gate=GATES[job.way])
+    elif job.way in OURS:
+        callback = gdp.GDPCallback(job.target, gate=OURS[job.way])
         spent = fit(net, data, size, job.steps, lr, [callback])
     else:
         net, spent = _pruned_halfway(job, net, data, size, cache, lr, int(job.target * dense))

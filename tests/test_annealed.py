@@ -1,0 +1,299 @@
+"""Annealed gates (DAIS), and the seam through which a kind of gates reaches a run."""
+
+from dataclasses import dataclass
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from lit import Lit, loader, trainer
+from nets import Residual, randomize
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.cli import LightningCLI
+from test_readme import Data
+
+import gdp
+from gdp import Annealed, GDPCallback
+from gdp.annealed import indicator
+
+QUICK = Annealed(every=1, lr=0.2, annealing=(0.3, 0.02))  # learns something in a window of twenty steps
+TEMPERATURES = (1.0, 0.3, 0.1, 0.02)
+
+
+# values
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_indicators_are_sigmoids_exact_at_both_ends_and_rising(temperature):
+    assert indicator(torch.tensor([0.0, 1.0]), temperature).tolist() == [0.0, 1.0]
+    half = indicator(torch.tensor([0.5]), temperature).item()
+    assert half == pytest.approx(0.5 / torch.sigmoid(torch.tensor(1 / temperature)).item(), rel=1e-6)
+    x = torch.linspace(0, 1, 10001)
+    value = indicator(x, temperature)
+    assert value.diff().min() >= 0 and value.min() == 0.0 and value.max() == 1.0
+    alpha = 2 * x[1:-1].double() - 1
+    expected = torch.sigmoid(alpha / temperature) / torch.sigmoid(torch.tensor(1 / temperature).double())
+    torch.testing.assert_close(value[1:-1].double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_temperature_goes_from_the_first_to_the_last():
+    trail = [Annealed().temperature(progress) for progress in (0.0, 0.5, 1.0)]
+    assert trail == pytest.approx([1.0, 0.02**0.5, 0.02])
+
+
+def test_settled_gates_are_zero_or_above_one_half():
+    raw = Annealed().settled(torch.tensor([1.0, 0.1, 0.7, 0.0]), torch.tensor([True, True, False, False]), 0.02)
+    value = indicator(raw, 0.02)
+    assert value[[2, 3]].tolist() == [0.0, 0.0] and value[[0, 1]].min() > 0.5
+
+
+# what indicators learn
+
+
+def traced(target=0.5, **options):
+    """A pruner of a network with a shortcut, whose gates stand anywhere, and the loss as a function of their values."""
+    net = randomize(Residual())
+    x = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    pruner = gdp.Pruner(net, gdp.trace(net, x), target, 100, Annealed(**options))
+    gates = pruner.gates
+    gates.raw = 0.2 + 0.6 * torch.rand(len(gates.raw), generator=torch.Generator().manual_seed(1))
+    gates.temperature = 0.5
+    gates.sync()
+    return net.eval(), x, pruner
+
+
+def expected_flops(model, opened):
+    """The bilinear FLOPs, differentiable in the sums of indicators."""
+    n = model.offset.double().index_add(0, model.axis, model.mult * opened[model.group])
+    return model.const + (model.coef * n[model.row] * n[model.col]).sum()
+
+
+def by_autograd(net, x, pruner, allowed):
+    gates, family = pruner.gates, pruner.family
+    alpha = (2 * gates.raw.double() - 1).requires_grad_()
+    inside = torch.sigmoid(alpha / gates.temperature)
+    opened = torch.zeros(len(pruner.cost.sizes), dtype=torch.float64).index_add(0, gates.group_of, inside)
+    ratio = expected_flops(pruner.cost, opened) / (allowed * pruner.cost.dense)
+    weight = 0.0 if abs(ratio.item() - 1) <= family.tolerance else family.budget
+    regularizer = weight * ratio.log().abs() + family.lasso * inside.mean()
+    values = (inside / torch.sigmoid(torch.tensor(1 / gates.temperature))).float()
+    padded = torch.cat([values, torch.ones(1)])
+    weights = {id(r.weight): r.weight.detach() for r in gates.readers}
+    for reader in gates.readers:
+        shape = [1] * reader.weight.dim()
+        shape[reader.dim] = -1
+        weights[id(reader.weight)] = weights[id(reader.weight)] * padded[reader.index].view(shape)
+    names = {name: weights[id(p)] for name, p in net.named_parameters() if id(p) in weights}
+    gates.withdraw()
+    loss = torch.func.functional_call(net, names, (x,)).square().mean()
+    return torch.autograd.grad(loss + regularizer, alpha)[0], ratio.item() - 1
+
+
+@pytest.mark.parametrize("allowed, sign", [(0.1, 1), (0.95, -1), (None, 0)], ids=["above", "below", "within"])
+def test_indicators_learn_from_loss_budget_and_lasso(allowed, sign):
+    """The derivative by alpha, against autograd of the sum written out."""
+    net, x, pruner = traced(target=0.5 if allowed is None else 0.1, budget=3.0, lasso=0.7)
+    told = {}
+
+    class Told(Annealed):
+        def by_alpha(self, gradient, moment):
+            found = super().by_alpha(gradient, moment)
+            told.update(total=found, zero=super().by_alpha(torch.zeros_like(gradient), moment))
+            return found
+
+    pruner.family = Told(budget=3.0, lasso=0.7, tolerance=0.5 if allowed is None else 0.01)
+    pruner.steps = pruner.window.start + (0 if allowed == 0.95 else pruner.window.end)
+    allowed = pruner.allowed
+    raw, temperature = pruner.gates.raw.clone(), pruner.gates.temperature
+    pruner.learn(net(x).square().mean())
+    pruner.gates.raw, pruner.gates.temperature = raw, temperature
+    expected, off = by_autograd(net, x, pruner, allowed)
+    tolerance = pruner.family.tolerance
+    assert {1: off > tolerance, -1: off < -tolerance, 0: abs(off) <= tolerance}[sign]
+    torch.testing.assert_close(told["total"].double(), expected, rtol=1e-3, atol=1e-6)
+    lasso = 0.7 / len(raw) * torch.sigmoid((2 * raw - 1) / 0.5) * (1 - torch.sigmoid((2 * raw - 1) / 0.5)) / 0.5
+    assert ((told["zero"] - lasso).abs() < 1e-6).all() if sign == 0 else ((told["zero"] - lasso) * sign > 0).all()
+
+
+def test_a_loss_that_is_not_finite_teaches_nothing_and_closed_gates_stay_closed():
+    net, x, pruner = traced()
+    pruner.steps = 20
+    pruner.gates.raw[3] = 0.0
+    pruner.gates.sync()
+    before = pruner.gates.raw.clone()
+    pruner.learn(net(x).square().mean() * float("nan"))
+    assert torch.equal(pruner.gates.raw, before)
+    pruner.learn(net(x).square().mean())
+    assert pruner.gates.raw[3] == 0.0 and not torch.equal(pruner.gates.raw, before)
+    assert all(p.grad is None for p in net.parameters())
+
+
+# runs
+
+
+class Gates(Callback):
+    """The gates after every step."""
+
+    def __init__(self, pruning):
+        self.pruning, self.values, self.opened = pruning, [], []
+
+    def on_train_batch_end(self, *_):
+        self.values.append(self.pruning.pruner.gates.values.clone())
+        self.opened.append(self.pruning.pruner.gates.opened)
+        self.window = self.pruning.pruner.window
+
+
+def fit(gate, target=0.5, make=Lit, shrink="epoch", **kw):
+    pl.seed_everything(0)
+    lit, pruning = make(), GDPCallback(target, gate=gate, shrink=shrink)
+    gates = Gates(pruning)
+    trainer(pruning, gates, **({"epochs": 10} | kw)).fit(lit, loader(), loader())
+    return lit, pruning, gates
+
+
+RUNS = [
+    ("annealed", {}),
+    (QUICK, {"target": 0.3}),
+    (Annealed(held_out="val"), {}),
+    (QUICK, {"shrink": "end"}),
+    (QUICK, {"shrink": 3}),
+    (QUICK, {"precision": "bf16-mixed"}),
+    (QUICK, {"accumulate_grad_batches": 2, "epochs": 20}),
+]
+
+
+@pytest.mark.parametrize("gate, kw", RUNS, ids=["usual", "target", "val", "at the end", "steps", "bf16", "accumulated"])
+def test_a_run_meets_the_target_exactly(gate, kw):
+    target = kw.get("target", 0.5)
+    lit, pruning, gates = fit(gate, **kw)
+    report = pruning.report
+    assert target - 0.01 <= report.remaining <= target and report.max_rel <= 1e-5
+    dense_input = torch.zeros(1, 3, 12, 12)
+    assert gdp.flops.count_flops(lit.net, dense_input) == report.flops_after == report.flops_predicted
+    # gates are closed or above one half from the end of the window on, and no group is ever empty
+    settled = gates.values[-1]
+    assert ((settled == 0) | (settled > 0.5)).all() and 0 < (settled == 0).sum() < len(settled)
+    end = gates.window.end * kw.get("accumulate_grad_batches", 1)
+    assert all(torch.equal(values, settled) for values in gates.values[end:]) and end < len(gates.values)
+    assert torch.stack(gates.opened).min() >= 1
+    assert not any(name.endswith("_gdp_gate") for name in lit.state_dict())
+    assert {type(m).__module__.split(".")[0] for m in lit.modules()} == {"torch", "lit"}
+
+
+def test_indicators_part_inside_the_window():
+    """They are no longer all open before the window ends, and what closes is what has the lowest of them."""
+    _, _, gates = fit(QUICK, epochs=30)
+    before, settled = gates.values[gates.window.end - 2], gates.values[-1]
+    assert ((before > 0) & (before < 0.5)).any() and (before > 0.9).any()
+    assert before[settled > 0].mean() > before[settled == 0].mean() + 0.3
+
+
+@pytest.mark.parametrize("gate", ["annealed", QUICK, Annealed(held_out="val", every=2)], ids=["usual", "quick", "val"])
+def test_resumed_equals_uninterrupted(tmp_path, gate):
+    def run(resume=None):
+        pl.seed_everything(0)
+        lit, pruning = Lit(), GDPCallback(0.4, gate=gate)
+        save = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+        run = trainer(pruning, save, epochs=10, enable_checkpointing=True)
+        run.fit(lit, loader(), loader(), ckpt_path=resume)
+        return lit, pruning.report
+
+    whole, report = run()
+    checkpoints = {int(p.stem.split("=")[1]): p for p in tmp_path.glob("epoch=?.ckpt")}
+    for epoch in (0, 3, 4, 8):  # where the window opens, inside, and after it
+        state = torch.load(checkpoints[epoch], weights_only=True)["callbacks"]
+        (saved,) = [found["pruner"] for found in state.values() if "pruner" in found]
+        assert saved["remembered"]["learned"] > 0 and saved["done"] == (epoch == 8)
+        again, report_again = run(checkpoints[epoch])
+        assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
+        assert report_again.plan == report.plan and report_again.flops_after == report.flops_after
+
+
+@pytest.mark.parametrize("kinds", [("polar", "annealed"), ("annealed", "polar")], ids="-".join)
+def test_a_run_is_not_resumed_with_another_kind(tmp_path, kinds):
+    save = ModelCheckpoint(tmp_path, filename="gates")
+    trainer(GDPCallback(0.5, gate=kinds[0]), save, epochs=3, enable_checkpointing=True).fit(Lit(), loader())
+    lit = Lit()
+    keys = list(lit.state_dict())
+    with pytest.raises(gdp.GDPError, match=rf"gates of the kind {kinds[0].title()}.*GDPCallback\(gate=\.\.\.\)"):
+        trainer(GDPCallback(0.5, gate=kinds[1]), epochs=6).fit(lit, loader(), ckpt_path=tmp_path / "gates.ckpt")
+    assert list(lit.state_dict()) == keys
+
+
+# what is chosen
+
+
+@pytest.mark.parametrize("gate", ["foo", "Polar", "", 3, None, True, Annealed, {"class_path": "gdp.Annealed"}], ids=str)
+def test_what_is_no_kind_of_gates_is_refused_at_once(gate):
+    with pytest.raises(gdp.GDPError, match=r"'polar' or 'annealed', or gdp\.Polar\(\.\.\.\), gdp\.Annealed\(\.\.\.\)"):
+        GDPCallback(0.5, gate=gate)
+
+
+WRONG = [{"held_out": value} for value in (0, 0.0, 1, 1.0, True, -0.1, 1.5, "test", None, float("nan"))]
+WRONG += [{"every": 0}, {"every": 1.5}, {"lr": 0}, {"lr": -0.1}, {"lr": float("nan")}]
+WRONG += [{"annealing": (0.02, 1.0)}, {"annealing": (1.0, 0.0)}, {"start": 0.6, "end": 0.5}, {"glide": 0}]
+WRONG += [{"budget": -1.0}, {"budget": float("nan")}, {"lasso": -1e-3}, {"tolerance": 1.0}, {"tolerance": -0.1}]
+
+
+@pytest.mark.parametrize("options", WRONG, ids=str)
+def test_options_that_make_no_sense_are_refused_at_once(options):
+    with pytest.raises(gdp.GDPError, match="Expected"):
+        Annealed(**options)
+
+
+@dataclass(frozen=True)
+class Lottery(gdp.GateFamily):
+    """A third kind, in a few lines: linear gates, and a worth that is drawn by lot."""
+
+    temperatures = (1.0, 1.0)
+
+    def value(self, raw, temperature):
+        return raw
+
+    def begin(self, channels):
+        return {"luck": torch.rand(channels, generator=torch.Generator().manual_seed(0))}
+
+    def worth(self, state, moment):
+        return state["luck"]
+
+    def moved(self, raw, keep, temperature, window):
+        step = 1 / window.glide
+        down = torch.where(raw <= 1.5 * step, 0.0, raw - step)
+        return torch.where(keep, torch.where(raw > 0, raw + step, 0.0).clamp_max(1.0), down)
+
+    def settled(self, raw, keep, temperature):
+        return torch.where(keep, raw.clamp_min(0.6), 0.0)
+
+
+def test_another_kind_is_one_small_class():
+    _, pruning, gates = fit(Lottery(end=0.7), target=0.4)
+    assert 0.39 <= pruning.report.remaining <= 0.4 and pruning.report.max_rel <= 1e-5
+    assert any(((values > 0.1) & (values < 0.9)).any() for values in gates.values)
+    luck, start = Lottery().begin(40)["luck"], 0
+    for (_, kept, total), values in zip(pruning.report.groups, gates.values[-1].split([8, 16, 16]), strict=True):
+        mine, start = luck[start : start + total], start + total
+        assert set(mine.topk(kept).indices.tolist()) == set(values.nonzero().flatten().tolist())
+
+
+KINDS = [("annealed", Annealed()), ("polar", gdp.Polar())]
+KINDS += [("{class_path: gdp.Annealed, init_args: {held_out: 0.1, every: 2}}", Annealed(held_out=0.1, every=2))]
+
+
+@pytest.mark.parametrize("written, expected", KINDS, ids=[written for written, _ in KINDS])
+def test_a_config_chooses_the_gates(tmp_path, written, expected):
+    (tmp_path / "config.yaml").write_text(f"""
+trainer:
+  max_epochs: 2
+  accelerator: cpu
+  logger: false
+  enable_checkpointing: false
+  enable_progress_bar: false
+  callbacks:
+    - class_path: gdp.GDPCallback
+      init_args: {{target_flops: 0.5, gate: {written}}}
+""")
+    options = {"args": [f"--config={tmp_path}/config.yaml"], "run": False, "seed_everything_default": 0}
+    cli = LightningCLI(Lit, Data, save_config_callback=None, **options)
+    (pruning,) = [c for c in cli.trainer.callbacks if isinstance(c, GDPCallback)]
+    assert pruning.gate == expected and type(pruning.gate) is type(expected)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    assert 0.49 <= pruning.report.remaining <= 0.5

@@ -1,0 +1,258 @@
+"""The history of the gates, its picture, and what loggers show of it."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from lit import Lit, loader, small_net, trainer
+from PIL import Image
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers.logger import Logger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+import gdp
+from gdp import GDPCallback
+from gdp.history import BINS, LIMIT, History
+from gdp.store import recall
+
+KINDS = pytest.mark.parametrize("gate", ["polar", "annealed"])
+
+
+def fit(*callbacks, gate="polar", target=0.5, resume=None, **kw):
+    pl.seed_everything(0)
+    lit, pruning = Lit(), GDPCallback(target, gate=gate)
+    run = trainer(pruning, *callbacks, **({"epochs": 15} | kw))
+    run.fit(lit, loader(), ckpt_path=resume)
+    return lit, pruning.report, run
+
+
+def same(one, other):
+    numbers = ("steps", "flops", "allowed", "multiplier", "every")
+    assert all(getattr(one, name) == getattr(other, name) for name in numbers)
+    for name in ("values", "opened"):
+        tables = getattr(one, name), getattr(other, name)
+        assert all(torch.equal(a, b) for a, b in zip(*tables, strict=True))
+
+
+def is_that_of(history, report):
+    """The last entry is what the report says is left."""
+    assert history.opened[-1].tolist() == [kept for _, kept, _ in report.groups]
+    assert history.flops[-1] == pytest.approx(report.remaining)
+    kept, total = (sum(group[i] for group in report.groups) for i in (1, 2))
+    assert history.values[-1][0] == total - kept and history.values[-1][BINS // 2 :].sum() == kept
+
+
+@KINDS
+def test_a_run_has_a_history(gate):
+    _, report, _ = fit(gate=gate)
+    history, window = report.history, gdp.Polar().window(60)
+    assert history.steps == sorted({*range(window.start, window.end, 5), window.fixed, window.end})
+    assert all(values.shape == (BINS,) and values.sum() == 40 for values in history.values)
+    assert history.values[0][-1] == 40 and history.flops[0] == 1.0
+    assert all(a >= b for line in (history.flops, history.allowed) for a, b in pairwise(line))
+    assert history.allowed[-1] == 0.5 and history.multiplier[-1] > 0
+    is_that_of(history, report)
+
+
+def test_a_run_that_stops_inside_the_window_ends_its_history_as_the_report_does():
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step >= 20
+
+    _, report, _ = fit(Stop(), min_epochs=1)
+    assert report.history.steps == sorted(report.history.steps) and report.history.steps[-1] == 20
+    is_that_of(report.history, report)
+
+
+def test_the_history_of_a_long_window_ends_as_the_report_does():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+    x = torch.randn(4, 6)
+    pruner = gdp.Pruner(net, gdp.trace(net, x), 0.5, 1250, gdp.Polar(glide=19))  # looks at every step
+    for _ in range(800):
+        net.zero_grad()
+        net(x).square().mean().backward()
+        pruner.watch()
+        pruner.step()
+    assert pruner.done
+    report = gdp.remove(net, pruner.graph, pruner.gates)
+    assert report.history.every > 1 and LIMIT // 2 <= len(report.history.steps) <= LIMIT
+    assert report.history.steps[-1] == pruner.window.end
+    is_that_of(report.history, report)
+
+
+def recorded(history, first, last):
+    for step in range(first, last):
+        values = torch.tensor([0.0, 0.5, step / 2000, 1.0])
+        history.record(step, 1 - step / 4000, 1 - step / 3000, step / 7, values, torch.tensor([3, step]))
+    return history
+
+
+@pytest.mark.parametrize("moments", [1, 400, 401, 900, 1999])
+def test_what_is_kept_is_spread_evenly(moments):
+    history = recorded(History(), 0, moments)
+    assert min(moments, LIMIT // 2) <= len(history.steps) <= LIMIT and history.steps[0] == 0
+    gaps = [b - a for a, b in pairwise(history.steps)][:-1]
+    assert set(gaps) <= {history.every} and history.steps[-1] > moments - 1 - history.every
+    assert all(values.sum() == 4 for values in history.values)
+    for line in (history.flops, history.allowed, history.multiplier, history.values, history.opened):
+        assert len(line) == len(history.steps)
+    assert [opened[1] for opened in history.opened] == history.steps
+    assert history.multiplier == [step / 7 for step in history.steps]
+
+
+@pytest.mark.parametrize("moments", [0, 1, 30, 700])
+def test_a_history_is_read_back_and_goes_on(moments):
+    one = recorded(History(), 0, moments)
+    other = History.from_dict(one.to_dict())
+    same(one, other)
+    same(recorded(one, moments, moments + 500), recorded(other, moments, moments + 500))
+
+
+GARBAGE = [None, 3, "history", [], {}, {"steps": 1}]
+GARBAGE += [(name, value) for name in ("steps", "flops", "values", "opened") for value in (None, 3, torch.tensor(3))]
+GARBAGE += [("every", None), ("every", "x"), ("seen", None), ("flops", torch.ones(2, dtype=torch.float64))]
+GARBAGE += [("values", torch.zeros(2, BINS)), ("opened", torch.zeros(9, 2))]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=lambda garbage: str(garbage)[:24])
+def test_what_is_no_history_is_refused(garbage):
+    if isinstance(garbage, tuple):
+        garbage = recorded(History(), 0, 5).to_dict() | dict([garbage])
+    with pytest.raises(gdp.GDPError, match="Expected the history of a pruning"):
+        History.from_dict(garbage)
+
+
+def test_a_report_is_made_of_plain_strings_and_numbers():
+    _, report, _ = fit()
+    data = json.loads(json.dumps(report.to_dict()))
+    same(gdp.Report.from_dict(data, report.plan).history, report.history)
+
+
+@KINDS
+def test_a_resumed_run_has_the_history_of_the_uninterrupted_one(tmp_path, gate):
+    save = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    _, report, _ = fit(save, gate=gate, enable_checkpointing=True)
+    for epoch in (0, 4, 6, 13):
+        _, again, _ = fit(gate=gate, resume=tmp_path / f"epoch={epoch}.ckpt")
+        same(again.history, report.history)
+
+
+# the picture
+
+
+@pytest.mark.parametrize("name", ["gdp.png", "gdp.svg", "gdp.pdf"])
+@KINDS
+def test_the_picture(tmp_path, gate, name):
+    _, report, _ = fit(gate=gate)
+    path = tmp_path / name
+    report.plot(str(path) if gate == "polar" else path)
+    content = path.read_bytes()
+    if name == "gdp.png":
+        with Image.open(path) as picture:
+            colours = picture.convert("RGB").getcolors(2**24)
+            assert picture.width > 800 and picture.height > 600
+        assert len(colours) > 50 and max(count for count, _ in colours) < 0.95 * sum(count for count, _ in colours)
+    elif name == "gdp.svg":
+        text = content.decode()
+        assert text.startswith("<?xml") and text.count("<path") > 50
+        assert all(f"<!-- {group}  {kept} / {total} -->" in text for group, kept, total in report.groups)
+    else:
+        assert content.startswith(b"%PDF-") and content.rstrip().endswith(b"%%EOF")
+
+
+def test_one_moment_is_enough_for_a_picture(tmp_path):
+    _, report, _ = fit(fast_dev_run=1)
+    report.plot(tmp_path / "short.png")
+    with Image.open(tmp_path / "short.png") as picture:
+        assert len(picture.convert("RGB").getcolors(2**24)) > 50
+
+
+def test_a_loaded_network_has_a_picture_too(tmp_path):
+    save = ModelCheckpoint(tmp_path, filename="small")
+    lit, report, run = fit(save, enable_checkpointing=True)
+    gdp.save_pruned(lit.net, tmp_path / "small.pt")
+    run.save_checkpoint(tmp_path / "after.ckpt")
+    report.plot(tmp_path / "first.png")
+    loaded = (
+        gdp.load_pruned(small_net(), tmp_path / "small.pt"),
+        gdp.load_checkpoint(Lit(), tmp_path / "after.ckpt").net,
+    )
+    for net in loaded:
+        recall(net).plot(tmp_path / "again.png")
+        assert (tmp_path / "again.png").read_bytes() == (tmp_path / "first.png").read_bytes()
+
+
+def test_without_a_run_there_is_nothing_to_draw(tmp_path):
+    net, x = small_net(), torch.zeros(1, 3, 12, 12)
+    graph = gdp.trace(net, x)
+    reports = [gdp.check(net, x), gdp.remove(net, graph, gdp.insert_gates(net, graph))]
+    for report in reports:
+        with pytest.raises(gdp.GDPError, match=r"nothing to draw(.|\n)*Draw callback\.report after fit"):
+            report.plot(tmp_path / "nothing.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["missing/gdp.png", "gdp.nope", "folder.png", "file.txt/gdp.png"])
+def test_a_picture_that_can_not_be_written_is_refused(tmp_path, name):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file.txt").write_text("kept")
+    _, report, _ = fit(fast_dev_run=1)
+    with pytest.raises(gdp.GDPError, match=r"The picture could not be written to .*" + name.split("/")[-1]):
+        report.plot(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {"folder.png", "file.txt"}
+
+
+# loggers
+
+
+@KINDS
+@pytest.mark.parametrize("often", [1, 12])
+def test_tensorboard_shows_gates_and_groups(tmp_path, gate, often):
+    _, report, run = fit(gate=gate, logger=TensorBoardLogger(tmp_path), log_every_n_steps=often)
+    events = EventAccumulator(run.logger.log_dir, size_guidance={"histograms": 0, "scalars": 0}).Reload()
+    assert events.Tags()["histograms"] == ["gdp/gates"]
+    shown = events.Histograms("gdp/gates")
+    assert all(event.histogram_value.num == 40 for event in shown)
+    steps = [event.step for event in shown]
+    looks = report.history.steps
+    assert steps == (looks if often == 1 else [step for step in looks if step in steps]) and steps[-1] == looks[-1]
+    assert all(b - a >= often for a, b in pairwise(steps[:-1])) and len(steps) >= (len(looks) if often == 1 else 3)
+    for name, kept, total in report.groups:
+        found = events.Scalars(f"gdp/kept/{name}")
+        assert [event.step for event in found] == steps
+        assert (often > 1 or found[0].value == 1.0) and found[-1].value == pytest.approx(kept / total)
+    last = shown[-1].histogram_value
+    high = [count for limit, count in zip(last.bucket_limit, last.bucket, strict=True) if limit > 0.5]
+    assert sum(high) == sum(kept for _, kept, _ in report.groups)
+
+
+class Own(Logger):
+    """The least that Lightning asks of a logger."""
+
+    name, version = "own", 0
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def log_metrics(self, metrics, step=None):
+        self.lines.append(metrics)
+
+    def log_hyperparams(self, params, *args, **kw): ...
+
+
+@pytest.mark.parametrize("kind", ["csv", "own", "none", "several"])
+def test_other_loggers_get_numbers(tmp_path, kind):
+    own = Own()
+    loggers = {"csv": CSVLogger(tmp_path), "own": own, "none": False, "several": [CSVLogger(tmp_path), own]}
+    _, report, run = fit(logger=loggers[kind], log_every_n_steps=1)
+    assert run.callback_metrics["gdp/flops"] == pytest.approx(report.remaining)
+    if kind in ("csv", "several"):
+        assert "gdp/flops" in next(tmp_path.rglob("metrics.csv")).read_text().splitlines()[0]
+    if kind in ("own", "several"):
+        assert sum("gdp/flops" in line for line in own.lines) == 60
