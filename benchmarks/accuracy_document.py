@@ -1,6 +1,6 @@
 """The rows of `benchmarks.accuracy` as tables and a picture, in Markdown.
 
-python -m benchmarks.accuracy_document docs/accuracy.csv docs/accuracy.md
+python -m benchmarks.accuracy_document docs/accuracy.csv docs/results.md
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 OURS = "gdp polar"
+KINDS = ("dense", "uniform", OURS, "gdp", "TP", "OTO", "")  # in this order
+BEGIN, END = "<!-- accuracy -->", "<!-- end of accuracy -->"
 BUDGETS = {"epochs": "equal epochs in total", "flops": "equal training FLOPs in total"}
 STARTS = {"scratch": "from scratch", "trained": "from trained weights"}
 
@@ -30,7 +32,8 @@ def read(path: Path) -> list[Row]:
         ]
     budgets = {(r["size"], r["model"], r["start"]) for r in rows if r["budget"] == "flops"}
     same = [{**r, "budget": "flops"} for r in rows if r["way"] == OURS and r["budget"] == "epochs"]
-    return rows + [r for r in same if (r["size"], r["model"], r["start"]) in budgets]
+    every = rows + [r for r in same if (r["size"], r["model"], r["start"]) in budgets]
+    return sorted(every, key=lambda r: next(i for i, kind in enumerate(KINDS) if r["way"].startswith(kind)))
 
 
 def mean_of(rows: Iterable[Row]) -> str:
@@ -55,12 +58,19 @@ def table(rows: list[Row]) -> str:
             shown = [mean_of(found[1.0])] * len(targets)
         lines.append(f"| {way} | " + " | ".join(shown) + f" | {min(cost):.2f} to {max(cost):.2f} |")
     others = [way for way in cells if not way.startswith("gdp") and way != "dense"]
+    lines.append(_lead(cells, targets, "the best rival", others))
+    lines.append(_lead(cells, targets, "the best pruner", [way for way in others if way != "uniform"]))
+    return "\n".join(lines)
+
+
+def _lead(cells: dict[str, dict[float, list[Row]]], targets: list[float], whom: str, others: list[str]) -> str:
+    """The line that says by how much gdp leads."""
     leads = []
     for t in targets:
         rivals = [statistics.mean(r["test"] for r in cells[way][t]) for way in others if cells[way][t]]
         ours = [r["test"] for r in cells[OURS][t]]
         leads.append(f"{statistics.mean(ours) - max(rivals):+.1f}" if rivals and ours else "")
-    return "\n".join([*lines, f"| *{OURS} over the best rival* | " + " | ".join(leads) + " | |"])
+    return f"| *{OURS} over {whom}* | " + " | ".join(leads) + " | |"
 
 
 def sections(rows: list[Row]) -> str:
@@ -109,12 +119,13 @@ def draw(rows: list[Row], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=Path)
-    parser.add_argument("document", type=Path, help="everything behind the line <!-- tables --> is replaced")
+    parser.add_argument("document", type=Path, help=f"what lies between {BEGIN} and {END} is replaced")
     options = parser.parse_args()
     rows = read(options.rows)
-    draw(rows, options.document.with_suffix(".svg"))
-    text = options.document.read_text().split("<!-- tables -->")[0]
-    options.document.write_text(f"{text}<!-- tables -->\n\n{sections(rows)}")
+    draw(rows, options.rows.with_suffix(".svg"))
+    before, _, rest = options.document.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    options.document.write_text(f"{before}{BEGIN}\n\n{sections(rows)}\n{END}{after}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Annealed(GateFamily):
         held_out: fraction of the training data that the indicators learn on and the weights do not; or "val", to learn
             on the validation data.
         every: the indicators learn at every so many optimizer steps, each time on one batch.
-        lr: of the indicators (Adam).
+        pace: alpha can cross its range so many times within the window; this makes the learning rate (of Adam).
         annealing: the first and the last temperature; DAIS goes from 1 to 0.02.
         budget: weight of the budget term, equation 10.
         lasso: weight of the L1 term, equation 8.
@@ -37,7 +37,7 @@ class Annealed(GateFamily):
 
     held_out: float | Literal["val"] = 0.2
     every: int = 4
-    lr: float = 0.05
+    pace: float = 8.0
     annealing: tuple[float, float] = (1.0, 0.02)
     budget: float = 2.0
     lasso: float = 1e-3
@@ -47,12 +47,13 @@ class Annealed(GateFamily):
         super().__post_init__()
         if self.held_out != "val" and not (isinstance(self.held_out, float) and 0 < self.held_out < 1):
             raise GDPError(f"Expected held_out to be a fraction in (0, 1) or 'val', but got {self.held_out!r}.")
-        if self.every < 1 or not self.lr > 0 or not 0 < self.annealing[1] <= self.annealing[0]:
+        whole = isinstance(self.every, int) and self.every >= 1
+        if not (whole and self.pace > 0 and 0 < self.annealing[1] <= self.annealing[0]):
             raise GDPError(
-                "Expected every of at least 1 step, lr above 0 and 0 < last <= first temperature, but got "
-                f"{self.every}, {self.lr} and {self.annealing}."
+                "Expected every of at least 1 step, pace above 0 and 0 < last <= first temperature, but got "
+                f"{self.every}, {self.pace} and {self.annealing}."
             )
-        if self.budget < 0 or self.lasso < 0 or not 0 <= self.tolerance < 1:
+        if not (self.budget >= 0 and self.lasso >= 0 and 0 <= self.tolerance < 1):
             raise GDPError(
                 "Expected budget and lasso weights of at least 0 and a tolerance in [0, 1), but got "
                 f"{self.budget}, {self.lasso} and {self.tolerance}."
@@ -80,7 +81,8 @@ class Annealed(GateFamily):
         mean = BETAS[0] * state["mean"] + (1 - BETAS[0]) * total
         square = BETAS[1] * state["square"] + (1 - BETAS[1]) * total.square()
         step = (mean / (1 - BETAS[0] ** learned)) / ((square / (1 - BETAS[1] ** learned)).sqrt() + TINY)
-        raw = (before - self.lr / 2 * step).clamp(TINY, 1.0)
+        rate = self.pace * self.every / (moment.window.end - moment.window.start)
+        raw = (before - min(rate, 0.25) * step).clamp(TINY, 1.0)
         return {"mean": mean, "square": square, "learned": learned}, torch.where(before > 0, raw, 0.0)
 
     def by_alpha(self, gradient: Tensor, moment: Moment) -> Tensor:
@@ -89,25 +91,26 @@ class Annealed(GateFamily):
         With `d log I / d alpha = (1 - I) / T` it follows from `g dL/dg`, which is `I dL/dI` whatever the scale of g.
         """
         temperature = moment.gates.temperature
-        inside = torch.sigmoid((2 * moment.gates.raw - 1) / temperature)
-        return (1 - inside) / temperature * (gradient + self._regularizer(inside, moment) * inside)
+        value = self.value(moment.gates.raw, temperature)
+        slope = torch.sigmoid((1 - 2 * moment.gates.raw) / temperature) / temperature
+        return slope * (gradient + self._regularizer(value, moment) * value)
 
-    def _regularizer(self, inside: Tensor, moment: Moment) -> Tensor:
-        """Derivative of the regularizers with respect to every indicator.
+    def _regularizer(self, value: Tensor, moment: Moment) -> Tensor:
+        """Derivative of the regularizers with respect to every indicator, scaled as the gate is.
 
         The budget term is `log(E / B)` above the tolerance band, `-log(E / B)` below it and 0 within (equation 10, with
-        E of equation 9, bilinear in the sums of indicators). Own choice: B is what the schedule allows at the moment,
-        not the target from the beginning on; and the L1 norm is a mean, so that its weight suits networks of any size.
-        Indicators joined by a shortcut are one and the same here, so the term that makes them agree (equation 11) is
-        zero whatever they are.
+        E of equation 9, bilinear in the sums of indicators, which are scaled as the gates are). Own choice: B is what
+        the schedule allows at the moment, not the target from the beginning on; and the L1 norm is a mean, so that its
+        weight suits networks of any size. Indicators joined by a shortcut are one and the same here, so the term that
+        makes them agree (equation 11) is zero whatever they are.
         """
         group_of, cost = moment.gates.group_of, moment.cost
-        opened = torch.zeros(len(cost.sizes), dtype=torch.float64).index_add_(0, group_of, inside.double().cpu())
+        opened = torch.zeros(len(cost.sizes), dtype=torch.float64).index_add_(0, group_of, value.double().cpu())
         expected = cost.expected(opened)
         off = expected / (moment.allowed * cost.dense) - 1
         sign = 0.0 if abs(off) <= self.tolerance else (1.0 if off > 0 else -1.0)
         per_group = self.budget * sign / expected * cost.marginal(opened)
-        return self.lasso / len(inside) + per_group[group_of].to(inside.device, torch.float32)
+        return self.lasso / len(value) + per_group[group_of].to(value.device, torch.float32)
 
     def worth(self, state: State, moment: Moment) -> Tensor:
         """By alpha alone, as its budget term has weighed the FLOPs already: the worth per FLOP is x.

@@ -22,9 +22,9 @@ class Board:
         now = bool(steps) and steps[-1] == pruner.steps
         if not now or (pruner.steps - self._written < trainer.log_every_n_steps and not pruner.done):
             return
-        boards = [logger.experiment for logger in trainer.loggers if hasattr(logger.experiment, "add_histogram")]
+        boards: list[Any] = [getattr(logger, "experiment", None) for logger in trainer.loggers]
         self._written = pruner.steps
-        for board in boards:
+        for board in filter(lambda board: hasattr(board, "add_histogram"), boards):
             board.add_histogram(f"{place}/gates", pruner.gates.values, trainer.global_step)
             for group, opened in zip(pruner.graph.groups, pruner.opened.tolist(), strict=True):
                 board.add_scalar(f"{place}/kept/{group.name}", opened / group.size, trainer.global_step)

@@ -129,7 +129,8 @@ class GDPCallback(Callback):
                 leave(self.pruner)
                 self.pruner = None
             self._give_up()  # what an interrupted fit left
-            self._held_out = held_out(trainer, pl_module, self.gate)
+            small = self.report is not None and recall(find_network(pl_module, self.module)[1]) is self.report
+            self._held_out = None if small else held_out(trainer, pl_module, self.gate)
             self._waits = not lives_here(trainer)
             self._restore.append(extend_once(pl_module, setup))
 
@@ -143,6 +144,8 @@ class GDPCallback(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None:
             self._clock.start(trainer, self.pruner)
+            if self._held_out is not None:
+                self._held_out.check(trainer)
             self._refuse_cuts(trainer, pl_module, self.pruner.gates)
 
     # averages may be made at any time
@@ -178,6 +181,12 @@ class GDPCallback(Callback):
         if self.pruner is None:
             return
         stepped = self._clock.step(trainer, self.pruner)
+        if self._held_out is not None and self.pruner.steps == 1 and not outputs:
+            self._give_up()
+            raise GDPError(
+                f"Annealed gates learn from what {type(pl_module).__name__}.training_step returns, and need a loss, "
+                "but got none at the first step. Return the loss, or use gate='polar'."
+            )
         if stepped:
             if self._held_out is not None and self.pruner.wants_held_out:
                 self._held_out.teach(trainer, pl_module, self.pruner)
@@ -286,6 +295,9 @@ class GDPCallback(Callback):
 
     def _clean_up(self) -> None:
         HOOKS.run = False
+        if self._held_out is not None:
+            self._held_out.close()
+            self._held_out = None
         self._restore_hooks()
         if self.pruner is not None and self.pruner.steps == 0:
             self._give_up()

@@ -5,11 +5,13 @@ Lightning is known by its attributes only.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -57,6 +59,7 @@ class HeldOut:
     def __init__(self, trainer: Any, batches: Batches) -> None:
         self._source, self._every = batches
         self._iterator: Iterator[Any] | None = None
+        self._patched: Any = None
         self._next = -1  # what the iterator yields next
         if self._source == "val":
             self._original = trainer.fit_loop.epoch_loop.val_loop._data_source.dataloader
@@ -64,37 +67,62 @@ class HeldOut:
             data = trainer.fit_loop._data_source
             self._original = data.dataloader
             data.dataloader = self._rest
+            self._patched = data
+
+    def close(self) -> None:
+        """The next run has all of its data again; worker processes end."""
+        self._iterator = None
+        if self._patched is not None:
+            del self._patched.dataloader
+            self._patched = None
+
+    def check(self, trainer: Any) -> None:
+        """Refuse data that can't be had or split, once Lightning knows its loaders.
+
+        Raises:
+            GDPError: the way out is in its text.
+        """
+        if self._source == "val" and not trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined():
+            raise GDPError(
+                "Annealed gates were to learn on the validation data, and there is none. Give trainer.fit a validation "
+                "loader, or hold out training data: gate=gdp.Annealed(held_out=0.2)."
+            )
+        samples, _ = self._samples(trainer)
+        if not samples:
+            data = "validation data" if self._source == "val" else "held-out data"
+            raise GDPError(
+                f"Expected {data} for the gates in every process, but there is none for process {trainer.global_rank} of "
+                f"{trainer.world_size}. Hold out more training data: gate=gdp.Annealed(held_out=0.2)."
+            )
 
     def teach(self, trainer: Any, module: Any, pruner: Pruner) -> None:
         """Let the gates learn from the next batch, by the module's own `training_step`; nothing of it is logged.
 
         Raises:
-            GDPError: the data can't be split, or `training_step` returns no loss.
+            GDPError: the data can't be split.
         """
         batch = trainer.strategy.batch_to_device(self._batch(trainer, pruner.steps // self._every))
-        module.log = module.log_dict = _silent
-        try:
-            with torch.enable_grad(), trainer.precision_plugin.train_step_context():
-                found = module.training_step(trainer.precision_plugin.convert_input(batch), 0)
-        finally:
-            del module.log, module.log_dict
+        batch = trainer.precision_plugin.convert_input(batch)
+        more = (0,) if len(inspect.signature(module.training_step).parameters) > 1 else ()
+        with _unseen(module), torch.enable_grad(), trainer.precision_plugin.train_step_context():
+            found = module.training_step(batch, *more)
         loss = found.get("loss") if isinstance(found, dict) else found
-        if not isinstance(loss, Tensor):
-            raise GDPError(
-                f"Annealed gates learn from what {type(module).__name__}.training_step returns, and need a loss with a "
-                f"gradient, but got {type(found).__name__}. Return the loss, or use gate='polar'."
-            )
-        pruner.learn(loss, lambda gradient: trainer.strategy.reduce(gradient, reduce_op="mean"))
+        if isinstance(loss, Tensor):  # as in training, a step may be left out
+            pruner.learn(loss, lambda gradient: trainer.strategy.reduce(gradient, reduce_op="mean"))
 
     def _batch(self, trainer: Any, number: int) -> Any:
         if self._iterator is None or self._next != number:
-            loader = _plain(self._original())
-            held = range(len(loader.dataset)) if self._source == "val" else self._parts(loader)[0]
-            mine = list(held)[trainer.global_rank :: trainer.world_size]
+            mine, loader = self._samples(trainer)
             batches = _Endless(len(mine), min(loader.batch_size, len(mine)), number)
             self._iterator = iter(DataLoader(Subset(loader.dataset, mine), batch_sampler=batches, **_options(loader)))
         self._next = number + 1
         return next(self._iterator)
+
+    def _samples(self, trainer: Any) -> tuple[list[int], Any]:
+        """What is held out for this process, and the loader it is taken from."""
+        loader = _plain(self._original())
+        held = range(len(loader.dataset)) if self._source == "val" else self._parts(loader)[0]
+        return list(held)[trainer.global_rank :: trainer.world_size], loader
 
     def _parts(self, loader: Any) -> tuple[list[int], list[int]]:
         """Samples that are held out, and the rest."""
@@ -169,6 +197,23 @@ def _described(loader: Any) -> str:
 def _options(loader: DataLoader) -> dict[str, Any]:
     names = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
     return {name: getattr(loader, name) for name in (*names, "prefetch_factor")}
+
+
+@contextmanager
+def _unseen(module: Any) -> Iterator[None]:
+    """While held-out batches pass through a module, it logs nothing, and batch norms keep their running statistics."""
+    own = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    vars(module).update(log=_silent, log_dict=_silent)
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+        del module.log, module.log_dict
+        vars(module).update(own)
 
 
 def _silent(*args: Any, **kwargs: Any) -> None: ...

@@ -40,27 +40,31 @@ class History:
     def record(
         self, step: int, flops: float, allowed: float, multiplier: float, values: Tensor, opened: Tensor
     ) -> None:
-        """Note a moment, if it is one of those that are kept."""
+        """Note a moment; the last one always stands at the end, others only if they are among those that are kept."""
+        if self._seen and (self._seen - 1) % self.every:  # the moment before was there as the last one only
+            for line in self._lines:
+                line.pop()
         self._seen += 1
-        if (self._seen - 1) % self.every:
-            return
         bins = torch.histc(values.float(), BINS, 0.0, 1.0).int().cpu()
         for line, entry in zip(self._lines, (step, flops, allowed, multiplier, bins, opened.int().cpu()), strict=True):
             line.append(entry)
-        if len(self.steps) > LIMIT:
+        if len(self.steps) > LIMIT and (self._seen - 1) % self.every == 0:
             self.every *= 2
-            for line in self._lines:
+            last = [line[-1] for line in self._lines]
+            for line, entry in zip(self._lines, last, strict=True):
                 del line[1::2]
+                if (self._seen - 1) % self.every:
+                    line.append(entry)
 
     @property
     def _lines(self) -> tuple[list[Any], ...]:
         return self.steps, self.flops, self.allowed, self.multiplier, self.values, self.opened
 
     def to_dict(self) -> dict[str, Any]:
-        """Tensors and numbers."""
-        numbers = {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in NUMBERS}
-        tables = {name: torch.stack(getattr(self, name)) if self.steps else torch.zeros(0, 0) for name in TABLES}
-        return {"steps": torch.tensor(self.steps), **numbers, **tables, "every": self.every, "seen": self._seen}
+        """Lists and numbers."""
+        lines = {name: list(getattr(self, name)) for name in NUMBERS}
+        tables = {name: [t.tolist() for t in getattr(self, name)] for name in TABLES}
+        return {**lines, **tables, "every": self.every, "seen": self._seen}
 
     @classmethod
     def from_dict(cls, data: Any) -> History:
@@ -70,12 +74,16 @@ class History:
             GDPError: it is not a history.
         """
         try:
-            lines = {name: data[name].tolist() for name in ("steps", *NUMBERS)}
-            tables = {name: list(data[name]) for name in TABLES}
-            return cls(**lines, **tables, every=int(data["every"]), _seen=int(data["seen"]))
+            lines: dict[str, Any] = {name: [number + 0 for number in data[name]] for name in NUMBERS}
+            tables = {name: list(torch.as_tensor(data[name], dtype=torch.int32)) for name in TABLES}
+            every, seen = int(data["every"]), int(data["seen"])
+            lengths = {len(line) for line in (*lines.values(), *tables.values())}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise GDPError(f"Expected the history of a pruning, but reading it failed: {error!r}.") from error
+        if len(lengths) != 1 or every < 1:
+            raise GDPError(f"Expected the history of a pruning, but its lines have lengths {sorted(lengths)}.")
+        return cls(**lines, **tables, every=every, _seen=seen)
 
 
-NUMBERS = ("flops", "allowed", "multiplier")
+NUMBERS = ("steps", "flops", "allowed", "multiplier")
 TABLES = ("values", "opened")

@@ -21,7 +21,7 @@ def family_of(gate: Kind | GateFamily) -> GateFamily:
     """
     if isinstance(gate, GateFamily):
         return gate
-    if gate not in KINDS:
+    if not isinstance(gate, str) or gate not in KINDS:
         raise GDPError(
             f"Expected `gate` to be {' or '.join(map(repr, KINDS))}, or gdp.Polar(...), gdp.Annealed(...) or another "
             f"gdp.GateFamily, but got {gate!r}."

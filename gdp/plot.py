@@ -29,9 +29,7 @@ def plot(history: History, groups: tuple[tuple[str, int, int], ...], target: flo
         from matplotlib.colors import LogNorm
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise GDPError(
-            "Drawing needs matplotlib, which is not installed: pip install matplotlib, or gdp[plot]."
-        ) from error
+        raise GDPError("Drawing needs matplotlib, which is not installed: pip install gdp[plot].") from error
     figure = Figure(figsize=(11, 7 + ROW * min(len(groups), MANY)), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=[6, 1.5 + ROW * min(len(groups), MANY)])
     top, bottom = parts

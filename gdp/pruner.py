@@ -28,6 +28,7 @@ from gdp.together import as_on_rank_zero
 from gdp.vigil import Vigil
 from gdp.widths import Widths
 
+GUARD = 0.1  # the fraction of its channels that every group keeps, unless the target is out of reach then
 TOLERANCE = 0.01  # what remains lies in [target - TOLERANCE, target], if channels are small enough for that
 
 
@@ -209,7 +210,11 @@ class Pruner:
             self.gates.temperature = self.family.temperature(progress)
             self.gates.raw = self._moved(window)
             self.gates.sync()
-        self.gates.history.record(self.steps, self.remaining, allowed, self.multiplier, self.gates.values, self.opened)
+        self._record()
+
+    def _record(self) -> None:
+        gates = self.gates
+        gates.history.record(self.steps, self.remaining, self.allowed, self.multiplier, gates.values, self.opened)
 
     def _moved(self, window: Window) -> Tensor:
         assert self._keep is not None
@@ -221,6 +226,7 @@ class Pruner:
         if not self.done:
             self._select(self.target_flops)
             self._settle()
+            self._record()
 
     def shrink(self, optimizers: Iterable[Optimizer] = ()) -> Undo | None:
         """Cut the channels that are closed by now; return what puts them back, or None if there are none.
@@ -240,7 +246,9 @@ class Pruner:
         target = int(self.target_flops * flops.dense)
         slack = target - math.ceil((self.target_flops - TOLERANCE) * flops.dense)
         ranking = Ranking.of(worth, group_of, alive, flops)
-        chosen = select_channels(ranking, flops, target, self.widths, slack=slack)
+        guarded = self.widths.guarded(GUARD)
+        floor = guarded if flops.count(guarded) <= target else None
+        chosen = select_channels(ranking, flops, target, self.widths, floor, slack)
         budget = int(fraction * flops.dense)
         if budget > target:
             chosen = select_channels(ranking, flops, budget, self.widths, chosen.opened)

@@ -59,6 +59,14 @@ class Widths:
         """The legal counts of the smallest network."""
         return self.legal(torch.zeros_like(self.size))
 
+    def guarded(self, share: float) -> Tensor:
+        """The smallest legal counts that leave every group this share of its channels; blocks may go all the same."""
+        least = (self.size * share).ceil().long()
+        counts = torch.minimum(torch.maximum(self.smallest, -(-least // self.step) * self.step), self.size)
+        for block in self.blocks:
+            counts[block] = self.smallest[block]
+        return counts
+
     def wider(self, opened: Tensor, group: int) -> Tensor:
         """Legal counts with the next number of channels in one group; a whole block comes back at its smallest."""
         more = opened.clone()

@@ -16,6 +16,7 @@ import torch
 from lit import Lit, images, loader, trainer, two_processes
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger
+from strategies_script import Last
 from test_training_loop import Stream
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SubsetRandomSampler
 
@@ -195,9 +196,11 @@ def test_a_log_of_the_modules_own_is_put_back():
     assert vars(lit)["log_dict"] is own and said
 
 
-def test_no_process_that_loads_data_is_left_behind():
-    fit("annealed", data=numbered(num_workers=1), epochs=3)
-    assert not multiprocessing.active_children()
+@pytest.mark.parametrize("gate", ["polar", "annealed"])
+def test_no_process_that_loads_data_is_left_behind(gate):
+    before = multiprocessing.active_children()
+    _, pruning, _ = fit(gate, data=numbered(num_workers=1), epochs=3)
+    assert pruning.report and multiprocessing.active_children() == before
 
 
 def test_a_small_network_is_trained_on_with_all_data():
@@ -294,14 +297,13 @@ class First(Lit):
         return super().training_step(batch, batch_idx)
 
 
-@pytest.mark.parametrize("example", [False, True])
-@pytest.mark.parametrize("source", [0.2, "val"])
+@pytest.mark.parametrize("place", ["train", "train, with an example", "val"])
 @pytest.mark.parametrize("form", DATA)
-def test_data_that_can_not_be_split_are_refused(form, source, example):
-    lit, data = First(), DATA[form]()
-    if example:
+def test_data_that_can_not_be_split_are_refused(form, place):
+    lit, data, source = First(), DATA[form](), "val" if place == "val" else 0.2
+    if "example" in place:  # then no batch is drawn for one
         lit.example_input_array = torch.zeros(1, 3, 12, 12)
-    train, val = (loader(), data) if source == "val" else (data, None)
+    train, val = (loader(), data) if place == "val" else (data, None)
     message = r"gdp can take it from one torch DataLoader(.|\n)*held_out='val'(.|\n)*or use gate='polar'"
     refused(lit, message, train, Annealed(held_out=source), val, limit_train_batches=4, limit_val_batches=1)
 
@@ -323,17 +325,10 @@ def test_validation_data_that_are_not_there_are_refused(val):
 # two processes
 
 
-class Last(Callback):
-    """The gates when training ends."""
-
-    def on_train_end(self, trainer, pl_module):
-        (pruning,) = [c for c in trainer.callbacks if isinstance(c, GDPCallback)]
-        self.raw = pruning.pruner.gates.raw.tolist()
-
-
 def test_two_processes_hold_out_the_same_and_decide_alike(tmp_path):
     first, second = two_processes(Path(__file__).name, tmp_path)
     assert first["raw"] == second["raw"] and first["plan"] == second["plan"] and 0.0 in first["raw"]
+    assert 0.49 <= first["remaining"] <= 0.5
     held, rest = ([set(rank[name]) for rank in (first, second)] for name in ("learned", "trained"))
     assert not held[0] & held[1] and len(held[0] | held[1]) == 16
     assert rest[0] | rest[1] == set(range(64)) - held[0] - held[1]
@@ -343,10 +338,10 @@ def test_two_processes_hold_out_the_same_and_decide_alike(tmp_path):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    last = Last()
-    lit, pruning, run = fit(
-        Annealed(held_out=0.25, every=1), last, epochs=10, strategy="ddp", devices=2, default_root_dir=sys.argv[1]
-    )
-    record = {"raw": last.raw, "plan": pruning.report.plan.to_dict()}
+    pl.seed_everything(0)
+    lit, pruning = Seen(), GDPCallback(0.5, gate=Annealed(held_out=0.25, every=1))
+    last = Last(pruning)
+    trainer(pruning, last, epochs=8, strategy="ddp", devices=2, default_root_dir=sys.argv[1]).fit(lit, numbered())
+    record = {"raw": last.raw, "plan": pruning.report.plan.to_dict(), "remaining": pruning.report.remaining}
     record |= {"learned": sorted(flat(lit.learned)), "trained": sorted(flat(lit.trained))}
     Path(sys.argv[1], f"rank{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(record))

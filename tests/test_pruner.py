@@ -104,3 +104,30 @@ def test_state_of_another_network_is_refused():
     state["raw"] = state["raw"][:-1]
     with pytest.raises(gdp.GDPError, match="checkpoint has 23 gates, but this network has 24"):
         pruner.load_state_dict(state)
+
+
+@pytest.mark.parametrize("target", [0.15, 0.0046])
+def test_no_group_loses_more_than_nine_tenths_unless_the_target_asks_for_it(target):
+    """One group is worth next to nothing, so by worth alone all but one of its channels would go."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 40, 3), nn.ReLU(), nn.Conv2d(40, 5, 3))
+    pruner = gdp.Pruner(net, gdp.trace(net, X), target, total_steps=60)
+    train(net, pruner, torch.optim.SGD(net.parameters(), 0.0), pruner.window.start - 1)
+    poor = pruner.gates.spans["2"]
+    pruner.state["worth"][poor] *= 1e-9
+    pruner.finish()
+    opened = dict(zip((g.name for g in pruner.graph.groups), pruner.opened.tolist(), strict=True))
+    assert pruner.remaining <= target
+    assert opened["2"] == (4 if target == 0.15 else 1)
+
+
+def test_the_guard_knows_multiples_and_blocks():
+    net = randomize(Residual())
+    graph = gdp.trace(net, X, blocks=True)
+    widths = gdp.pruner.Widths.of(graph, round_to=4)
+    counts = dict(zip((g.name for g in graph.groups), widths.guarded(0.6).tolist(), strict=True))
+    inside = {name for block in graph.blocks for name in block.groups}
+    assert inside and all(counts[name] == 0 for name in inside)
+    for group in graph.groups:
+        if group.name not in inside:
+            assert counts[group.name] >= 0.6 * group.size and counts[group.name] in (group.size, *range(0, 99, 4))
