@@ -91,8 +91,8 @@ class HeldOut:
         if not samples:
             data = "validation data" if self._source == "val" else "held-out data"
             raise GDPError(
-                f"Expected {data} for the gates in every process, but there is none for process {trainer.global_rank} of "
-                f"{trainer.world_size}. Hold out more training data: gate=gdp.Annealed(held_out=0.2)."
+                f"Expected {data} for the gates in every process, but process {trainer.global_rank} of "
+                f"{trainer.world_size} has none. Hold out more training data: gate=gdp.Annealed(held_out=0.2)."
             )
 
     def teach(self, trainer: Any, module: Any, pruner: Pruner) -> None:
