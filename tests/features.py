@@ -12,6 +12,7 @@ DOCUMENT = Path(__file__).parent.parent / "docs/compatibility.md"
 AREAS = (
     "Precision",
     "Training loop",
+    "Kinds of gates",
     "Strategies",
     "torch.compile",
     "Other callbacks",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 import pytorch_lightning as pl
 import torch
+from features import works
 from lit import Lit, loader, trainer
 from nets import Residual, randomize
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
@@ -144,6 +145,7 @@ RUNS = [
 ]
 
 
+@works("Kinds of gates", '`gate="annealed"`', "a fifth of the training data is held out for the gates")
 @pytest.mark.parametrize("gate, kw", RUNS, ids=["usual", "target", "val", "at the end", "steps", "bf16", "accumulated"])
 def test_a_run_meets_the_target_exactly(gate, kw):
     target = kw.get("target", 0.5)
@@ -168,6 +170,7 @@ def test_indicators_part_inside_the_window():
     assert before[settled > 0].mean() > before[settled == 0].mean() + 0.3
 
 
+@works("Kinds of gates", 'resuming with `gate="annealed"`', "bit for bit the uninterrupted run")
 @pytest.mark.parametrize("gate", ["annealed", QUICK, Annealed(held_out="val", every=2)], ids=["usual", "quick", "val"])
 def test_resumed_equals_uninterrupted(tmp_path, gate):
     def run(resume=None):
@@ -245,6 +248,7 @@ class Lottery(gdp.GateFamily):
         return torch.where(keep, raw.clamp_min(0.6), 0.0)
 
 
+@works("Kinds of gates", "a kind of one's own", "one subclass of `gdp.GateFamily`")
 def test_another_kind_is_one_small_class():
     _, pruning, trail, _ = fit(Lottery(end=0.7), target=0.4)
     assert 0.39 <= pruning.report.remaining <= 0.4 and pruning.report.max_rel <= 1e-5

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import pytorch_lightning as pl
 import torch
+from features import works
 from lit import Lit, loader, small_net, trainer
 from PIL import Image
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
@@ -212,6 +213,7 @@ def test_a_picture_that_can_not_be_written_is_refused(tmp_path, name):
 
 @KINDS
 @pytest.mark.parametrize("often", [1, 12])
+@works("Kinds of gates", "TensorBoard", "a histogram of the gates, what is left of every group, FLOPs, lambda")
 def test_tensorboard_shows_gates_and_groups(tmp_path, gate, often):
     _, report, run = fit(gate=gate, logger=TensorBoardLogger(tmp_path), log_every_n_steps=often)
     events = EventAccumulator(run.logger.log_dir, size_guidance={"histograms": 0, "scalars": 0}).Reload()
