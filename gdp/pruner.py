@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gdp.budget import allowance, check_reachable, check_target
+from gdp.choice import choose
 from gdp.compare import Difference
 from gdp.errors import GDPError
 from gdp.family import GateFamily, Moment
@@ -20,16 +20,13 @@ from gdp.gradients import gate_gradients
 from gdp.graph import ChannelGraph, FlopModel
 from gdp.history import History
 from gdp.polar import Polar
+from gdp.resumption import refuse_other_run
 from gdp.schedule import Window
-from gdp.selection import Ranking, select_channels
 from gdp.shrink import cut_to, shrink
 from gdp.surgery import Undo
 from gdp.together import as_on_rank_zero
 from gdp.vigil import Vigil
 from gdp.widths import Widths
-
-GUARD = 0.1  # the fraction of its channels that every group keeps, unless the target is out of reach then
-TOLERANCE = 0.01  # what remains lies in [target - TOLERANCE, target], if channels are small enough for that
 
 
 class Pruner:
@@ -241,20 +238,12 @@ class Pruner:
 
     def _select(self, fraction: float) -> None:
         """Choose what fits into this fraction of the FLOPs now, keeping open a way to meet the target exactly later."""
-        alive, group_of, flops = self.gates.raw.cpu() > 0, self.gates.group_of, self.cost
         worth = self.family.worth(self.state, self._moment).cpu()
-        target = int(self.target_flops * flops.dense)
-        slack = target - math.ceil((self.target_flops - TOLERANCE) * flops.dense)
-        ranking = Ranking.of(worth, group_of, alive, flops)
-        guarded = self.widths.guarded(GUARD)
-        floor = guarded if flops.count(guarded) <= target else None
-        chosen = select_channels(ranking, flops, target, self.widths, floor, slack)
-        budget = int(fraction * flops.dense)
-        if budget > target:
-            chosen = select_channels(ranking, flops, budget, self.widths, chosen.opened)
+        chosen = choose(worth, self.gates, self.cost, self.widths, self.target_flops, fraction)
         self._allowed = fraction
         self._keep = as_on_rank_zero(chosen.keep.to(self.gates.raw.device))
-        self.multiplier = chosen.multiplier * flops.dense / max(float(worth[alive].sum()), 1e-30)
+        alive = self.gates.raw.cpu() > 0
+        self.multiplier = chosen.multiplier * self.cost.dense / max(float(worth[alive].sum()), 1e-30)
         self.opened = self.gates.opened
 
     def _settle(self) -> None:
@@ -305,33 +294,8 @@ class Pruner:
         Raises:
             GDPError: it was taken with another network, other frozen parts or another target.
         """
-        missing = sorted(self.state_dict().keys() - state.keys())
-        if missing:
-            raise GDPError(
-                f"The checkpoint was written by another version of gdp: it has no {', '.join(missing)} of the pruning "
-                "run. Resume with the version that wrote it."
-            )
-        if len(state["raw"]) != len(self.gates.raw):
-            raise GDPError(
-                f"The checkpoint has {len(state['raw'])} gates, but this network has {len(self.gates.raw)}. Build the "
-                "network anew, as it was in the interrupted run, and use its `module` and `ignore`."
-            )
-        if state["target_flops"] != self.target_flops:
-            raise GDPError(
-                f"The checkpoint was on its way to target_flops={state['target_flops']}, but this run asks for "
-                f"{self.target_flops}. Resume with the same target, or prune again after this run."
-            )
-        if state["family"] != type(self.family).__name__:
-            raise GDPError(
-                f"The checkpoint was written with gates of the kind {state['family']}, but this run has "
-                f"{type(self.family).__name__}. Resume with the same kind: GDPCallback(gate=...)."
-            )
+        refuse_other_run(state, self.state_dict())
         gone = state["gone"].cpu()
-        if bool((self.gates.gone & ~gone).any()):
-            raise GDPError(
-                "Channels that this network has lost already were still there when the checkpoint was written. Build "
-                "the network anew, and resume with that one."
-            )
         if not torch.equal(gone, self.gates.gone):
             cut_to(self.gates, gone)
         if self.cost is not self.graph.flops:  # times would be others if they were measured again
