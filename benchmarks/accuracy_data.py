@@ -32,7 +32,7 @@ class Images(Dataset):
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """A whole batch at once."""
-        at = torch.tensor(indices)
+        at = torch.tensor(indices, device=self.labels.device)
         x, y = self.images[at], self.labels[at]
         return (_augmented(x) if self.augment else x), y
 
@@ -44,8 +44,8 @@ def _augmented(x: Tensor) -> Tensor:
     top, left = torch.randint(0, 2 * shift + 1, (2, count, 1))
     rows, columns = top + torch.arange(side), left + torch.arange(side)
     flip = torch.rand(count, 1) < 0.5
-    columns = torch.where(flip, columns.flip(1), columns)
-    picture = torch.arange(count)[:, None, None]
+    columns = torch.where(flip, columns.flip(1), columns).to(x.device)
+    rows, picture = rows.to(x.device), torch.arange(count, device=x.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
@@ -63,7 +63,11 @@ def decoded(root: Path) -> dict[str, Tensor]:
 
 
 def load(root: Path, side: int, images: int) -> dict[str, Images]:
-    """`train`, `val` and `test`: images of `side` pixels, the first so many of a fixed order to train on."""
+    """`train`, `val` and `test`: images of `side` pixels, the first so many of a fixed order to train on.
+
+    All of them lie on the GPU, if there is one.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     raw = decoded(root)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (CIFAR_MEAN, CIFAR_STD))
 
@@ -76,9 +80,9 @@ def load(root: Path, side: int, images: int) -> dict[str, Images]:
     val, train = order[:HELD_OUT], order[HELD_OUT : HELD_OUT + images]
     x, y = raw["train_images"], raw["train_labels"]
     return {
-        "train": Images(scaled(x[train]), y[train], augment=True),
-        "val": Images(scaled(x[val]), y[val]),
-        "test": Images(scaled(raw["test_images"]), raw["test_labels"]),
+        "train": Images(scaled(x[train]).to(device), y[train].to(device), augment=True),
+        "val": Images(scaled(x[val]).to(device), y[val].to(device)),
+        "test": Images(scaled(raw["test_images"]).to(device), raw["test_labels"].to(device)),
     }
 
 

@@ -85,7 +85,7 @@ PEERS: dict[str, tuple[Callable[[nn.Module, Tensor, float], Any], float]] = {
 def cut(way: str, net: nn.Module, images: Images, flops: int) -> None:
     """Prune a trained network to so many FLOPs."""
     make, reg = PEERS[way]
-    x = images[0][0][None]
+    x = images[0][0][None].cpu()
     pruner = make(net, x, reg)
     if way != "TP global Taylor":
         prune(net, pruner, x, flops)
@@ -95,7 +95,7 @@ def cut(way: str, net: nn.Module, images: Images, flops: int) -> None:
         net.eval()
         net.zero_grad()
         for _, (images_, labels) in zip(range(BATCHES), loader(images, True), strict=False):
-            F.cross_entropy(net(images_), labels).backward()
+            F.cross_entropy(net(images_.cpu()), labels.cpu()).backward()
         prune(net, pruner, x, round(dense - (dense - flops) * (round_ + 1) / ROUNDS))
     net.zero_grad(set_to_none=True)
 
@@ -103,7 +103,7 @@ def cut(way: str, net: nn.Module, images: Images, flops: int) -> None:
 def regularizer(way: str, net: nn.Module, images: Images) -> list[pl.Callback]:
     """What the first phase of training needs."""
     make, reg = PEERS[way]
-    return [Regularized(make(net, images[0][0][None], reg))] if reg else []
+    return [Regularized(make(net, images[0][0][None].cpu(), reg))] if reg else []
 
 
 def start_key(way: str) -> str:

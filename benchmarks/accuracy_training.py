@@ -97,7 +97,7 @@ def fit(
 @torch.no_grad()
 def accuracy(net: nn.Module, images: Images) -> float:
     """Top-1 in percent, in float32."""
-    device = next(net.parameters()).device
-    net.eval()
-    hits = sum(int((net(x.to(device)).argmax(1) == y.to(device)).sum()) for x, y in loader(images, False))
+    net.eval().to(images.labels.device)
+    hits = sum(int((net(x).argmax(1) == y).sum()) for x, y in loader(images, False))
+    net.cpu()  # where Lightning leaves networks, too
     return 100 * hits / len(images)

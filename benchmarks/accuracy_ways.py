@@ -70,7 +70,7 @@ def baseline(job: Job, data: dict[str, Images], size: Size, given: Path, cache: 
 
 def thinned(net: nn.Module, images: Images, target: float) -> nn.Module:
     """The network with all channel groups narrowed alike, and fresh weights."""
-    x = images[0][0][None]
+    x = images[0][0][None].cpu()
     graph = gdp.trace(net, x)
     gates = gdp.insert_gates(net, graph)
     sizes, low, high = graph.flops.sizes, 0.0, 1.0
@@ -91,7 +91,7 @@ def thinned(net: nn.Module, images: Images, target: float) -> nn.Module:
 
 def run(job: Job, data: dict[str, Images], size: Size, cache: Path, weights: Path | None) -> dict[str, Any]:
     """Train and prune; return what is left, and how good it is on held-out and on test images."""
-    net, x = network(job, size, weights), data["train"][0][0][None]
+    net, x = network(job, size, weights), data["train"][0][0][None].cpu()
     dense = count_flops(net, x)
     lr = LR[job.model] if job.start == "scratch" else TUNE_LR
     torch.manual_seed(job.seed)

@@ -19,17 +19,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--target-flops", type=float, default=0.4, help="fraction of the dense FLOPs that remains")
+    parser.add_argument("--gate", choices=["polar", "annealed"], default="polar")
+    parser.add_argument("--plot", type=Path, help="where to draw what the gates did, e.g. gates.png")
     options = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")  # hints about workers and tree specs
 
     pl.seed_everything(0)
     model, data = Classification(model="resnet20", channels=1), DigitsData()
-    pruning = gdp.GDPCallback(target_flops=options.target_flops)
+    pruning = gdp.GDPCallback(target_flops=options.target_flops, gate=options.gate)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_epochs=options.epochs, callbacks=[pruning], **quiet)
     trainer.fit(model, data)
     print(pruning.report)
+    if options.plot is not None:
+        pruning.report.plot(options.plot)
     accuracy = trainer.test(model, data, verbose=False)[0]["test/accuracy"]
 
     with tempfile.TemporaryDirectory() as folder:
