@@ -38,7 +38,7 @@ WAYS = ("dense", "uniform", *GATES, *PEERS)
 def jobs(options: argparse.Namespace, size: Size) -> list[Job]:
     """All runs that are asked for; those that share a first phase stand together."""
     steps = round((options.epochs or size.epochs) * (size.images // BATCH))
-    known = rows_of(options.out)
+    known = [row for row in rows_of(options.out) if row["size"] == options.size]
     found = []
     for seed in range(*options.seeds):
         for model in options.models:

@@ -80,9 +80,10 @@ def sections(rows: list[Row]) -> str:
         found[r["size"], r["start"], r["model"], r["budget"]].append(r)
     parts = []
     for (size, start, model, budget), group in found.items():
-        steps = max(int(r["steps"]) for r in rows if (r["size"], r["start"], r["model"]) == (size, start, model))
+        alike = [r for r in rows if (r["size"], r["start"], r["model"]) == (size, start, model)]
+        steps = max(int(r["steps"]) for r in alike if r["way"] == OURS)
         for r in group:
-            r["steps_dense"] = int(r["steps"]) if r["budget"] == "epochs" else steps
+            r["steps_dense"] = steps
         parts.append(f"### {model}, {STARTS[start]}, {BUDGETS[budget]} (size: {size})\n\n{table(group)}\n")
     return "\n".join(parts)
 

@@ -51,13 +51,13 @@ GATES: dict[str, gdp.GateFamily] = {
 }
 
 VARIANTS: dict[str, gdp.GateFamily] = {
-    "window 0 to 0.3": gdp.Polar(start=0.0, end=0.3),
-    "window 0.1 to 0.9": gdp.Polar(start=0.1, end=0.9),
-    "window 0.25 to 0.75": gdp.Polar(start=0.25, end=0.75),
-    "window 0.4 to 0.9": gdp.Polar(start=0.4, end=0.9),
-    "window 0.25 to 0.75, glide of 150 steps": gdp.Polar(start=0.25, end=0.75, glide=150),
-    "memory 0.99": gdp.Polar(memory=0.99),
-    "worth per root of FLOPs": RootOfCost(),
-    "root of the mean square": RootOfWorth(),
-    "square of the mean": FirstOrder(),
+    "gdp polar, window 0 to 0.3": gdp.Polar(start=0.0, end=0.3),
+    "gdp polar, window 0.1 to 0.9": gdp.Polar(start=0.1, end=0.9),
+    "gdp polar, window 0.25 to 0.75": gdp.Polar(start=0.25, end=0.75),
+    "gdp polar, window 0.4 to 0.9": gdp.Polar(start=0.4, end=0.9),
+    "gdp polar, window 0.25 to 0.75, glide of 150 steps": gdp.Polar(start=0.25, end=0.75, glide=150),
+    "gdp polar, memory 0.99": gdp.Polar(memory=0.99),
+    "gdp polar, worth per root of FLOPs": RootOfCost(),
+    "gdp polar, root of the mean square": RootOfWorth(),
+    "gdp polar, square of the mean": FirstOrder(),
 }

@@ -120,7 +120,8 @@ def _pruned_halfway(
     regular = PEERS[job.way][1] > 0
     before = 0 if job.start == "trained" and not regular else job.steps // 2
     name = job.way if regular else "dense"
-    kept = cache / f"{job.model}-{job.start}-{job.seed}-{job.steps}-{name}.pt".replace(" ", "_")
+    place = f"{job.model}-{size.side}-{size.images}-{job.start}-{job.seed}-{job.steps}-{name}"
+    kept = cache / f"{place.replace(' ', '_')}.pt"
     spent = 0
     if before and kept.exists():
         net, spent = copy.deepcopy(torch.load(kept, weights_only=False))

@@ -13,8 +13,11 @@ from torch import Tensor
 
 from gdp.errors import GDPError
 from gdp.family import CLOSED, Batches, GateFamily, Moment, State
+from gdp.polar import sensitivity
 from gdp.schedule import Window
 
+MEMORY = 0.95  # of the running mean of squared gate gradients, which decides between equal indicators
+TIE = 1e-3  # by how much of x it may change their order
 BETAS, TINY = (0.9, 0.999), 1e-8  # of Adam, which DARTS (arXiv 1806.09055), and so DAIS, learns indicators with
 
 
@@ -71,19 +74,28 @@ class Annealed(GateFamily):
         return indicator(raw, temperature)
 
     def begin(self, channels: int) -> State:
-        return {name: torch.zeros(channels) for name in ("mean", "square")} | {"learned": torch.zeros(())}
+        names = ("mean", "square", "sensitivity")
+        return {name: torch.zeros(channels) for name in names} | {"learned": torch.zeros(())}
+
+    def see(self, state: State, gradient: Tensor) -> State:
+        return state | {"sensitivity": sensitivity(state["sensitivity"], gradient, MEMORY)}
 
     def learn(self, state: State, gradient: Tensor, moment: Moment) -> tuple[State, Tensor]:
         total = self.by_alpha(gradient, moment)
         before = moment.gates.raw
-        total = torch.where(total.isfinite().all() & (before > 0), total, 0.0)
+        fine = total.isfinite().all()
+        total = torch.where(fine & (before > 0), total, 0.0)
         learned = state["learned"] + 1
         mean = BETAS[0] * state["mean"] + (1 - BETAS[0]) * total
         square = BETAS[1] * state["square"] + (1 - BETAS[1]) * total.square()
         step = (mean / (1 - BETAS[0] ** learned)) / ((square / (1 - BETAS[1] ** learned)).sqrt() + TINY)
         rate = self.pace * self.every / (moment.window.end - moment.window.start)
         raw = (before - min(rate, 0.25) * step).clamp(TINY, 1.0)
-        return {"mean": mean, "square": square, "learned": learned}, torch.where(before > 0, raw, 0.0)
+        fresh = {"mean": mean, "square": square, "learned": learned}
+        return (
+            state | {name: torch.where(fine, tensor, state[name]) for name, tensor in fresh.items()},
+            torch.where(fine & (before > 0), raw, before),
+        )
 
     def by_alpha(self, gradient: Tensor, moment: Moment) -> Tensor:
         """The derivative of loss and regularizers with respect to every alpha.
@@ -115,12 +127,20 @@ class Annealed(GateFamily):
     def worth(self, state: State, moment: Moment) -> Tensor:
         """By alpha alone, as its budget term has weighed the FLOPs already: the worth per FLOP is x.
 
-        Keeping the first that fit moves the threshold of 1/2 by as much as the target asks for (own choice).
+        Keeping the first that fit moves the threshold of 1/2 by as much as the target asks for (own choice). Where
+        indicators agree, as they do until they have learned, the squared gate gradient decides.
         """
-        return moment.gates.raw.cpu().double() * moment.cost.marginal(moment.gates.opened)[moment.gates.group_of]
+        small = TIE * state["sensitivity"] / state["sensitivity"].max().clamp_min(1e-30)
+        x = (moment.gates.raw + small).cpu().double()
+        return x * moment.cost.marginal(moment.gates.opened)[moment.gates.group_of]
 
     def moved(self, raw: Tensor, keep: Tensor, temperature: float, window: Window) -> Tensor:
-        """Held-out batches move these gates; those that are as good as closed become exactly 0 (own choice)."""
+        """Held-out batches move these gates. Own choice: those that are as good as closed become exactly 0; and in the
+        last quarter of the window, gates glide to the side on which they will end."""
+        first, last = self.annealing
+        if temperature < first * (last / first) ** 0.75:
+            glide = torch.where(keep, 4.0, -4.0) / (window.end - window.start)
+            raw = torch.where(raw > 0, (raw + glide).clamp(TINY, 1.0), 0.0)
         return torch.where(~keep & (indicator(raw, temperature) < CLOSED), 0.0, raw)
 
     def settled(self, raw: Tensor, keep: Tensor, temperature: float) -> Tensor:

@@ -19,7 +19,7 @@ class Board:
     def write(self, trainer: Any, pruner: Pruner, place: str) -> None:
         """Write how the gates are now, under `place`, if it is time to."""
         steps = pruner.gates.history.steps
-        now = bool(steps) and steps[-1] == pruner.steps
+        now = bool(steps) and steps[-1] == pruner.steps and trainer.log_every_n_steps > 0
         if not now or (pruner.steps - self._written < trainer.log_every_n_steps and not pruner.done):
             return
         boards: list[Any] = [getattr(logger, "experiment", None) for logger in trainer.loggers]

@@ -129,7 +129,7 @@ class GDPCallback(Callback):
                 leave(self.pruner)
                 self.pruner = None
             self._give_up()  # what an interrupted fit left
-            small = self.report is not None and recall(find_network(pl_module, self.module)[1]) is self.report
+            small = self.report is not None and any(recall(m) is self.report for m in pl_module.modules())
             self._held_out = None if small else held_out(trainer, pl_module, self.gate)
             self._waits = not lives_here(trainer)
             self._restore.append(extend_once(pl_module, setup))
@@ -143,9 +143,11 @@ class GDPCallback(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None:
-            self._clock.start(trainer, self.pruner)
+            late = self._clock.start(trainer, self.pruner)
             if self._held_out is not None:
                 self._held_out.check(trainer)
+                if late:
+                    self._held_out.teach(trainer, pl_module, self.pruner)
             self._refuse_cuts(trainer, pl_module, self.pruner.gates)
 
     # averages may be made at any time
@@ -181,14 +183,14 @@ class GDPCallback(Callback):
         if self.pruner is None:
             return
         stepped = self._clock.step(trainer, self.pruner)
-        if self._held_out is not None and self.pruner.steps == 1 and not outputs:
+        if self._held_out is not None and stepped and self.pruner.steps == 1 and not outputs:
             self._give_up()
             raise GDPError(
                 f"Annealed gates learn from what {type(pl_module).__name__}.training_step returns, and need a loss, "
                 "but got none at the first step. Return the loss, or use gate='polar'."
             )
         if stepped:
-            if self._held_out is not None and self.pruner.wants_held_out:
+            if self._held_out is not None:
                 self._held_out.teach(trainer, pl_module, self.pruner)
             place = self._place(trainer)
             pl_module.log_dict({f"{place}/{k}": v for k, v in self.pruner.progress().items()}, prog_bar=True)
@@ -259,7 +261,7 @@ class GDPCallback(Callback):
                 "fraction of the FLOPs before that run."
             )
             return
-        self.report = self._closed = None
+        self.report, self._closed, self._board = None, None, Board()
         self._after = {}
         self.pruner = start_pruning(
             trainer, pl_module, name, network, self.target_flops, self.ignore, self.gate, self.blocks,
@@ -274,6 +276,7 @@ class GDPCallback(Callback):
         report = resume(checkpoint, saved, pl_module, network, self.pruner)
         if report is not None:
             self.report, self.pruner, self._closed = report, None, None
+            self._end_lessons()
             self._after = {key: saved[key] for key in ("network", "gone", "plan", "report")}
         self.load_state_dict(saved)
 
@@ -295,12 +298,15 @@ class GDPCallback(Callback):
 
     def _clean_up(self) -> None:
         HOOKS.run = False
-        if self._held_out is not None:
-            self._held_out.close()
-            self._held_out = None
+        self._end_lessons()
         self._restore_hooks()
         if self.pruner is not None and self.pruner.steps == 0:
             self._give_up()
+
+    def _end_lessons(self) -> None:
+        if self._held_out is not None:
+            self._held_out.close()
+            self._held_out = None
 
     def _follow_averages(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None:

@@ -31,7 +31,8 @@ def finish(trainer: Any, pruner: Pruner) -> None:
             f"gdp: training ended after {pruner.steps} steps, before the window for pruning did (step "
             f"{pruner.window.end} of {pruner.total_steps}). The channels over the target are closed at once, "
             "without the training that would make up for it; expect a loss of accuracy. Let early stopping begin "
-            "after the window, or end the window earlier: GDPCallback(gate=gdp.Polar(end=...))."
+            "after the window, or end the window earlier: GDPCallback(gate=gdp."
+            f"{type(pruner.family).__name__}(end=...))."
         )
     pruner.finish()
 

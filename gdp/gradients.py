@@ -58,6 +58,8 @@ def _gradients(weights: list[nn.Parameter], loss: Tensor | None) -> list[Tensor 
     if loss is None:
         return [weight.grad for weight in weights]
     trained = [weight for weight in {id(w): w for w in weights}.values() if weight.requires_grad]
+    if not trained or not loss.requires_grad:
+        return [None] * len(weights)
     grads = torch.autograd.grad(loss, trained, allow_unused=True)
     of = {id(weight): grad for weight, grad in zip(trained, grads, strict=True)}
     return [of.get(id(weight)) for weight in weights]

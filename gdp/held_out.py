@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -21,10 +21,13 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
 )
+from torchmetrics import Metric
 
 from gdp.errors import GDPError
 from gdp.family import Batches, GateFamily
+from gdp.progress import gradient_scale
 from gdp.pruner import Pruner
+from gdp.readers import SUFFIX
 
 SEED = 0  # of the split, which is the same in every process and in a resumed run
 
@@ -60,6 +63,7 @@ class HeldOut:
         self._source, self._every = batches
         self._iterator: Iterator[Any] | None = None
         self._patched: Any = None
+        self._loader: Any = None  # all of the data; not asked for again, as it may be made of other data then
         self._next = -1  # what the iterator yields next
         if self._source == "val":
             self._original = trainer.fit_loop.epoch_loop.val_loop._data_source.dataloader
@@ -71,10 +75,14 @@ class HeldOut:
 
     def close(self) -> None:
         """The next run has all of its data again; worker processes end."""
-        self._iterator = None
+        self.stop()
         if self._patched is not None:
-            del self._patched.dataloader
+            vars(self._patched).pop("dataloader", None)
             self._patched = None
+
+    def stop(self) -> None:
+        """No further batch is needed; worker processes end."""
+        self._iterator = None
 
     def check(self, trainer: Any) -> None:
         """Refuse data that can't be had or split, once Lightning knows its loaders.
@@ -96,19 +104,25 @@ class HeldOut:
             )
 
     def teach(self, trainer: Any, module: Any, pruner: Pruner) -> None:
-        """Let the gates learn from the next batch, by the module's own `training_step`; nothing of it is logged.
+        """Let the gates learn from the next batch if it is time to, by the module's own `training_step`.
 
         Raises:
             GDPError: the data can't be split.
         """
-        batch = trainer.strategy.batch_to_device(self._batch(trainer, pruner.steps // self._every))
-        batch = trainer.precision_plugin.convert_input(batch)
-        more = (0,) if len(inspect.signature(module.training_step).parameters) > 1 else ()
+        if pruner.done:
+            self.stop()
+        if not pruner.wants_held_out:
+            return
+        batch = trainer.precision_plugin.convert_input(self._batch(trainer, pruner.steps // self._every))
+        batch = trainer.strategy.batch_to_device(module._on_before_batch_transfer(batch, dataloader_idx=0))
+        taken = inspect.signature(module.training_step).parameters.values()
+        more = (0,) if len(taken) > 1 or any(p.kind is p.VAR_POSITIONAL for p in taken) else ()
+        scale = gradient_scale(trainer)
         with _unseen(module), torch.enable_grad(), trainer.precision_plugin.train_step_context():
             found = module.training_step(batch, *more)
-        loss = found.get("loss") if isinstance(found, dict) else found
-        if isinstance(loss, Tensor):  # as in training, a step may be left out
-            pruner.learn(loss, lambda gradient: trainer.strategy.reduce(gradient, reduce_op="mean"))
+            loss = found.get("loss") if isinstance(found, dict) else found
+            if isinstance(loss, Tensor):  # as in training, a step may be left out
+                pruner.learn(loss * scale, lambda gradient: trainer.strategy.reduce(gradient / scale, reduce_op="mean"))
 
     def _batch(self, trainer: Any, number: int) -> Any:
         if self._iterator is None or self._next != number:
@@ -120,7 +134,9 @@ class HeldOut:
 
     def _samples(self, trainer: Any) -> tuple[list[int], Any]:
         """What is held out for this process, and the loader it is taken from."""
-        loader = _plain(self._original())
+        if self._loader is None:
+            self._loader = _plain(self._original())
+        loader = self._loader
         held = range(len(loader.dataset)) if self._source == "val" else self._parts(loader)[0]
         return list(held)[trainer.global_rank :: trainer.world_size], loader
 
@@ -132,7 +148,7 @@ class HeldOut:
 
     def _rest(self) -> DataLoader:
         """The training loader without what is held out."""
-        loader = _plain(self._original())
+        loader = self._loader = _plain(self._original())
         held, rest = self._parts(loader)
         if len(rest) < (loader.batch_size if loader.drop_last else 1):
             raise GDPError(
@@ -144,7 +160,7 @@ class HeldOut:
             loader.batch_size,
             shuffle=isinstance(loader.sampler, RandomSampler),
             drop_last=loader.drop_last,
-            generator=loader.generator,
+            generator=loader.generator or getattr(loader.sampler, "generator", None),
             persistent_workers=loader.persistent_workers,
             **_options(loader),
         )
@@ -174,9 +190,11 @@ def _plain(loader: Any) -> Any:
     """
     fine = (
         type(loader) is DataLoader
+        and loader.batch_size is not None
         and not isinstance(loader.dataset, IterableDataset)
         and type(loader.sampler) in (RandomSampler, SequentialSampler)
         and not getattr(loader.sampler, "replacement", False)
+        and len(loader.sampler) == len(loader.dataset)  # type: ignore[arg-type]
         and type(loader.batch_sampler) is BatchSampler
     )
     if not fine:
@@ -201,19 +219,27 @@ def _options(loader: DataLoader) -> dict[str, Any]:
 
 @contextmanager
 def _unseen(module: Any) -> Iterator[None]:
-    """While held-out batches pass through a module, it logs nothing, and batch norms keep their running statistics."""
+    """While held-out batches pass through a module, it logs nothing; buffers and metrics are as before afterwards."""
     own = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+    inside = list(module.modules())
+    buffers = [(m, n, b, b.clone()) for m in inside for n, b in m._buffers.items() if b is not None and SUFFIX not in n]
+    metrics = [(m, _copied(m.metric_state), m._update_count, m._computed) for m in inside if isinstance(m, Metric)]
     vars(module).update(log=_silent, log_dict=_silent)
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for owner, name, buffer, saved in buffers:
+            owner._buffers[name] = buffer
+            buffer.detach().copy_(saved)
+        for metric, state, count, computed in metrics:
+            vars(metric).update(state)
+            metric._update_count, metric._computed = count, computed
         del module.log, module.log_dict
         vars(module).update(own)
+
+
+def _copied(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(v) if isinstance(v, list) else v.clone() for name, v in state.items()}
 
 
 def _silent(*args: Any, **kwargs: Any) -> None: ...

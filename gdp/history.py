@@ -41,11 +41,15 @@ class History:
         self, step: int, flops: float, allowed: float, multiplier: float, values: Tensor, opened: Tensor
     ) -> None:
         """Note a moment; the last one always stands at the end, others only if they are among those that are kept."""
-        if self._seen and (self._seen - 1) % self.every:  # the moment before was there as the last one only
+        if self.steps[-1:] == [step]:  # training ended at a step at which channels were chosen
+            self._seen -= 1
+            for line in self._lines:
+                line.pop()
+        elif self._seen and (self._seen - 1) % self.every:  # the moment before was there as the last one only
             for line in self._lines:
                 line.pop()
         self._seen += 1
-        bins = torch.histc(values.float(), BINS, 0.0, 1.0).int().cpu()
+        bins = torch.histc(values.float().cpu(), BINS, 0.0, 1.0).int()
         for line, entry in zip(self._lines, (step, flops, allowed, multiplier, bins, opened.int().cpu()), strict=True):
             line.append(entry)
         if len(self.steps) > LIMIT and (self._seen - 1) % self.every == 0:

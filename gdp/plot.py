@@ -44,7 +44,7 @@ def plot(history: History, groups: tuple[tuple[str, int, int], ...], target: flo
     flops.plot(steps, history.allowed, "--", color="0.4", label="allowed")
     flops.plot(steps, history.flops, label="open channels")
     flops.axhline(target, color="tab:red", linewidth=0.8, label=f"at the end: {target:.3f}")
-    flops.set(ylabel="fraction of dense FLOPs", ylim=(0, 1.05))
+    flops.set(ylabel="FLOPs (or time) / dense", ylim=(0, 1.05))
     flops.legend()
     price.plot(steps, history.multiplier, color="tab:green")
     price.set(ylabel="lambda", xlabel="optimizer step")

@@ -73,18 +73,23 @@ class Clock:
         self._loss: Tensor | None = None  # sum since the last step
         self._scale = 1.0  # of the gradient scaler
 
-    def start(self, trainer: Any, pruner: Pruner) -> None:
-        """Training starts, or goes on; if it is longer or shorter now than it was to be, the window moves."""
+    def start(self, trainer: Any, pruner: Pruner) -> bool:
+        """Training starts, or goes on; if it is longer or shorter now than it was to be, the window moves.
+
+        Return whether a step was made up for, which a checkpoint of another callback was too early for.
+        """
         fresh, resumed_at, known = pruner.steps == 0, self._global_step, self._plan
         owed = self._trained or trainer.lightning_module.automatic_optimization
         self._plan, self._global_step = plan_of(trainer), trainer.global_step
-        self._trained, self._loss, self._scale = False, None, _scale(trainer)
+        self._trained, self._loss, self._scale = False, None, gradient_scale(trainer)
         if fresh:
             self._began = place_of(trainer)
         if fresh or self._plan != known:
             pruner.total_steps = max(1, pruner.steps + steps_left(trainer, pruner.steps, self._began))
-        if not fresh and owed and resumed_at < self._global_step:
+        late = not fresh and owed and resumed_at < self._global_step
+        if late:
             pruner.step()  # another callback has saved between the optimizer's step and the gates'
+        return late
 
     def see(self, loss: Tensor) -> None:
         """The loss of a batch."""
@@ -97,7 +102,7 @@ class Clock:
         if any(id(reader.weight) in trained for reader in pruner.gates.readers):
             self._trained = True
             scaled = getattr(optimizer, "_step_supports_amp_scaling", False)  # fused optimizers unscale by themselves
-            pruner.watch(self._loss, _scale(trainer) if scaled else 1.0)
+            pruner.watch(self._loss, gradient_scale(trainer) if scaled else 1.0)
             self._loss = None
 
     def step(self, trainer: Any, pruner: Pruner) -> bool:
@@ -112,7 +117,7 @@ class Clock:
             return False
         if not automatic and pruner.steps < pruner.window.start:
             pruner.total_steps = pruner.steps + 1 + steps_left(trainer, pruner.steps + 1, self._began)
-        scale = _scale(trainer)
+        scale = gradient_scale(trainer)
         pruner.step(skipped=scale < self._scale)
         self._scale = scale
         return True
@@ -128,7 +133,7 @@ class Clock:
         self._global_step, self._trained = state["global_step"], state["trained"]
 
 
-def _scale(trainer: Any) -> float:
+def gradient_scale(trainer: Any) -> float:
     """The scale of the gradient scaler; it falls when a step was skipped."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return 1.0 if scaler is None else float(scaler.get_scale())

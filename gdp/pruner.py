@@ -150,9 +150,17 @@ class Pruner:
         Args:
             loss: of this batch, with its graph; no gradient of a weight is written.
             reduce: makes the mean over all processes of a gradient.
+
+        Raises:
+            GDPError: no weight with a gate has a part in this loss.
         """
         with torch.enable_grad():
             gradient = gate_gradients(self.gates, loss)
+        if gradient is None and any(reader.weight.requires_grad for reader in self.gates.readers):
+            raise GDPError(
+                "The loss of a held-out batch has no gradient in any gated weight, so the gates can't learn. Let the "
+                "training step return the loss with its graph, without reentrant checkpoints, or use gate='polar'."
+            )
         if gradient is not None:
             self._to(gradient.device)
             self.state, self.gates.raw = self.family.learn(self.state, reduce(gradient), self._moment)

@@ -101,7 +101,8 @@ class Report:
         try:
             groups = tuple((str(name), int(kept), int(total)) for name, kept, total in data["groups"])
             frozen = tuple(Frozen(str(name), int(channels), str(reason)) for name, channels, reason in data["frozen"])
-            blocks, history = tuple(map(str, data["blocks"])), History.from_dict(data["history"])
+            blocks = tuple(map(str, data["blocks"]))
+            history = History.from_dict(data["history"]) if "history" in data else History()
             numbers = {f.name: data[f.name] for f in fields(cls) if f.name not in other}
         except (KeyError, TypeError, ValueError) as error:
             raise GDPError(f"Expected the report of a pruning, but reading it failed: {error!r}.") from error
