@@ -163,11 +163,11 @@ def test_a_run_meets_the_target_exactly(gate, kw):
 
 
 def test_indicators_part_inside_the_window():
-    """They are no longer all open before the window ends, and what closes is what has the lowest of them."""
+    """On the way some are half open, and before the window ends all are on the side on which they will be."""
     _, _, values, end = fit(QUICK, epochs=30)
     before, settled = values[end - 2], values[-1]
-    assert ((before > 0) & (before < 0.5)).any() and (before > 0.9).any()
-    assert before[settled > 0].mean() > before[settled == 0].mean() + 0.3
+    assert any(((v > 0) & (v < 0.5)).any() and (v > 0.9).any() for v in values[: end - 2])
+    assert before[settled > 0].min() > 0.5 > before[settled == 0].max()
 
 
 @works("Kinds of gates", 'resuming with `gate="annealed"`', "bit for bit the uninterrupted run")
