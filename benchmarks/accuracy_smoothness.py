@@ -48,7 +48,7 @@ def line(job: Job, seen: list[float], report: gdp.Report | None) -> str:
     if report is None:
         return "| " + " | ".join([*cells, "", ""]) + " |"
     last = report.history.values[-1]
-    between = int(last[1 : len(last) // 2].sum())  # the first bin holds the closed ones
+    between = sum(last[1 : len(last) // 2])  # the first bin holds the closed ones
     share, name = min((kept / total, name) for name, kept, total in report.groups)
     return "| " + " | ".join([*cells, str(between), f"{share:.0%} ({name})"]) + " |"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from gdp.errors import GDPError
 
 BINS = 40  # of a gate's value, from 0 to 1
-LIMIT = 400  # moments that are kept; when there are more, every second goes
+LIMIT = 128  # moments that are kept; when there are more, every second goes
 
 
 @dataclass(eq=False)
@@ -23,8 +23,8 @@ class History:
         flops: the fraction of the dense FLOPs (or time) of the channels that were open.
         allowed: the fraction that was allowed.
         multiplier: lambda.
-        values: gates per bin of their value, each of shape (BINS,).
-        opened: open channels per group, each of shape (groups,).
+        values: gates per bin of their value, BINS of them.
+        opened: open channels per group.
         every: of so many moments one is kept.
     """
 
@@ -32,8 +32,8 @@ class History:
     flops: list[float] = field(default_factory=list)
     allowed: list[float] = field(default_factory=list)
     multiplier: list[float] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-    opened: list[Tensor] = field(default_factory=list)
+    values: list[list[int]] = field(default_factory=list)
+    opened: list[list[int]] = field(default_factory=list)
     every: int = 1
     _seen: int = 0
 
@@ -49,8 +49,8 @@ class History:
             for line in self._lines:
                 line.pop()
         self._seen += 1
-        bins = torch.histc(values.float().cpu(), BINS, 0.0, 1.0).int()
-        for line, entry in zip(self._lines, (step, flops, allowed, multiplier, bins, opened.int().cpu()), strict=True):
+        bins = torch.histc(values.float().cpu(), BINS, 0.0, 1.0).int().tolist()
+        for line, entry in zip(self._lines, (step, flops, allowed, multiplier, bins, opened.tolist()), strict=True):
             line.append(entry)
         if len(self.steps) > LIMIT and (self._seen - 1) % self.every == 0:
             self.every *= 2
@@ -67,7 +67,7 @@ class History:
     def to_dict(self) -> dict[str, Any]:
         """Lists and numbers."""
         lines = {name: list(getattr(self, name)) for name in NUMBERS}
-        tables = {name: [t.tolist() for t in getattr(self, name)] for name in TABLES}
+        tables = {name: [list(line) for line in getattr(self, name)] for name in TABLES}
         return {**lines, **tables, "every": self.every, "seen": self._seen}
 
     @classmethod
@@ -79,10 +79,10 @@ class History:
         """
         try:
             lines: dict[str, Any] = {name: [number + 0 for number in data[name]] for name in NUMBERS}
-            tables = {name: list(torch.as_tensor(data[name], dtype=torch.int32)) for name in TABLES}
+            tables: dict[str, Any] = {name: torch.as_tensor(data[name]).int().tolist() for name in TABLES}
             every, seen = int(data["every"]), int(data["seen"])
             lengths = {len(line) for line in (*lines.values(), *tables.values())}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise GDPError(f"Expected the history of a pruning, but reading it failed: {error!r}.") from error
         if len(lengths) != 1 or every < 1:
             raise GDPError(f"Expected the history of a pruning, but its lines have lengths {sorted(lengths)}.")

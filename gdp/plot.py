@@ -36,7 +36,7 @@ def plot(history: History, groups: tuple[tuple[str, int, int], ...], target: flo
     gates, flops, price = top.subplots(3, 1, sharex=True, height_ratios=[2, 1.4, 1])
     steps = history.steps
     edges = [*steps, 2 * steps[-1] - steps[-2] if len(steps) > 1 else steps[-1] + 1]
-    counts = torch.stack(history.values).T
+    counts = torch.tensor(history.values).T
     levels = torch.linspace(0, 1, len(counts) + 1).tolist()
     shown = gates.pcolormesh(edges, levels, counts.clamp_min(0.5).tolist(), norm=LogNorm(0.5), cmap="magma_r")
     top.colorbar(shown, ax=gates, label="gates")
@@ -57,7 +57,7 @@ def plot(history: History, groups: tuple[tuple[str, int, int], ...], target: flo
 
 def _draw_groups(figure: Any, history: History, groups: tuple[tuple[str, int, int], ...], edges: list[int]) -> None:
     totals = torch.tensor([total for _, _, total in groups])
-    share = (torch.stack(history.opened) / totals).T
+    share = (torch.tensor(history.opened) / totals).T
     axes = figure.subplots()
     shown = axes.pcolormesh(edges, list(range(len(groups) + 1)), share.tolist(), vmin=0, vmax=1, cmap="viridis")
     figure.colorbar(shown, ax=axes, label="open channels / all")
