@@ -93,11 +93,12 @@ def draw(rows: list[Row], path: Path) -> None:
     panels: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for r in rows:
         panels[r["size"], r["start"], r["model"], r["budget"]].append(r)
-    columns = min(2, len(panels))
+    columns, ways = min(2, len(panels)), list(dict.fromkeys(r["way"] for r in rows))
     figure = Figure(figsize=(6 * columns, 4.2 * -(-len(panels) // columns)), layout="constrained")
     every = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).flatten()
     for axes, ((size, start, model, budget), group) in zip(every, panels.items(), strict=False):
-        for number, way in enumerate(dict.fromkeys(r["way"] for r in group)):
+        for way in dict.fromkeys(r["way"] for r in group):
+            number = ways.index(way)
             points: dict[float, list[Row]] = defaultdict(list)
             for r in group:
                 if r["way"] == way:
@@ -105,7 +106,8 @@ def draw(rows: list[Row], path: Path) -> None:
             x = [statistics.mean(r["remains"] for r in points[t]) for t in sorted(points)]
             y = [statistics.mean(r["test"] for r in points[t]) for t in sorted(points)]
             error = [statistics.pstdev(r["test"] for r in points[t]) for t in sorted(points)]
-            style = {"linewidth": 2.5} if way.startswith("gdp") else {"linewidth": 1, "linestyle": "--"}
+            style: dict[str, Any] = {"linewidth": 2.5} if way.startswith("gdp") else {"linewidth": 1, "linestyle": "--"}
+            style["color"] = f"C{number}"
             axes.errorbar(x, y, error, marker="os^vDPX*<>"[number % 10], markersize=4, capsize=2, label=way, **style)
         axes.set(
             xlabel="FLOPs that remain",
@@ -114,6 +116,8 @@ def draw(rows: list[Row], path: Path) -> None:
         )
         axes.grid(alpha=0.3)
     every[0].legend(fontsize=7)
+    for axes in every[len(panels) :]:
+        axes.remove()
     figure.savefig(path)
 
 
