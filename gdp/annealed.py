@@ -75,7 +75,8 @@ class Annealed(GateFamily):
 
     def begin(self, channels: int) -> State:
         names = ("mean", "square", "sensitivity")
-        return {name: torch.zeros(channels) for name in names} | {"learned": torch.zeros(())}
+        zeros = {name: torch.zeros(channels, dtype=torch.float32) for name in names}
+        return zeros | {"learned": torch.zeros((), dtype=torch.float32)}
 
     def see(self, state: State, gradient: Tensor) -> State:
         return state | {"sensitivity": sensitivity(state["sensitivity"], gradient, MEMORY)}

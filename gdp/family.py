@@ -85,7 +85,7 @@ class GateFamily(Schedule, ABC):
 
     def begin(self, channels: int) -> State:
         """What is remembered before the first step."""
-        return {"worth": torch.zeros(channels)}
+        return {"worth": torch.zeros(channels, dtype=torch.float32)}
 
     def see(self, state: State, gradient: Tensor) -> State:
         """What is remembered after a training batch, whose `g_c * dL/dg_c` are given."""

@@ -168,7 +168,8 @@ def parts(run, lit, data):
     """Everything that gdp could have hung something on."""
     sources = run.fit_loop._data_source, run.fit_loop.epoch_loop.val_loop._data_source
     names = [sorted(vars(part)) for part in (*sources, run.fit_loop, run.strategy, run.precision_plugin)]
-    return names, {name: value for name, value in vars(lit).items() if callable(value)}, dict(vars(data))
+    own = {name: value for name, value in vars(data).items() if not name.startswith("__pl")}  # else Lightning's records
+    return names, {name: value for name, value in vars(lit).items() if callable(value)}, own
 
 
 @pytest.mark.parametrize("fails", [False, True])
