@@ -6,7 +6,6 @@ import math
 
 from torch import Tensor
 
-from gdp.gates import Gates
 from gdp.graph import FlopModel
 from gdp.selection import Ranking, Selection, select_channels
 from gdp.widths import Widths
@@ -15,12 +14,15 @@ TOLERANCE = 0.01  # what remains lies in [target - TOLERANCE, target], if channe
 GUARD = 0.1  # the fraction of its channels that every group keeps, unless the target is out of reach then
 
 
-def choose(worth: Tensor, gates: Gates, cost: FlopModel, widths: Widths, target: float, allowed: float) -> Selection:
+def choose(
+    worth: Tensor, group_of: Tensor, alive: Tensor, cost: FlopModel, widths: Widths, target: float, allowed: float
+) -> Selection:
     """Choose what fits into what is allowed now; what fits into the target is always part of it.
 
     Args:
         worth: what the loss would suffer without each channel, shape (channels of all groups,), not negative.
-        gates: closed ones stay closed.
+        group_of: group of every channel.
+        alive: channels that are not closed for good.
         cost: the FLOPs as a function of open counts.
         widths: the counts that are legal.
         target: the fraction of the dense FLOPs that remains in the end.
@@ -28,7 +30,7 @@ def choose(worth: Tensor, gates: Gates, cost: FlopModel, widths: Widths, target:
     """
     final, budget = int(target * cost.dense), int(allowed * cost.dense)
     slack = final - math.ceil((target - TOLERANCE) * cost.dense)
-    ranking = Ranking.of(worth, gates.group_of, gates.raw.cpu() > 0, cost)
+    ranking = Ranking.of(worth, group_of, alive, cost)
     guarded = widths.guarded(GUARD)
     floor = guarded if cost.count(guarded) <= final else None
     chosen = select_channels(ranking, cost, final, widths, floor, slack)

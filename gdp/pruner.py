@@ -247,10 +247,10 @@ class Pruner:
     def _select(self, fraction: float) -> None:
         """Choose what fits into this fraction of the FLOPs now, keeping open a way to meet the target exactly later."""
         worth = self.family.worth(self.state, self._moment).cpu()
-        chosen = choose(worth, self.gates, self.cost, self.widths, self.target_flops, fraction)
+        group_of, alive = self.gates.group_of, self.gates.raw.cpu() > 0
+        chosen = choose(worth, group_of, alive, self.cost, self.widths, self.target_flops, fraction)
         self._allowed = fraction
         self._keep = as_on_rank_zero(chosen.keep.to(self.gates.raw.device))
-        alive = self.gates.raw.cpu() > 0
         self.multiplier = chosen.multiplier * self.cost.dense / max(float(worth[alive].sum()), 1e-30)
         self.opened = self.gates.opened
 
