@@ -49,12 +49,13 @@ def _pruner(cls: Any, importance: Any, net: nn.Module, x: Tensor, whole: bool, *
 
 
 def prune(net: nn.Module, pruner: Any, x: Tensor, flops: int) -> None:
-    """Prune in small steps until so many FLOPs are left."""
+    """Prune in small steps, group by group, until so many FLOPs are left."""
     net.eval()
     for _ in range(SMALL_STEPS):
-        if count_flops(net, x) <= flops:
-            return
-        pruner.step()
+        for group in pruner.step(interactive=True):
+            if count_flops(net, x) <= flops:
+                return
+            group.prune()
 
 
 def uniform_l2(net: nn.Module, x: Tensor, reg: float) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,9 @@ def _pruned_halfway(
         callbacks = regularizer(job.way, net, data["train"]) if regular else []
         spent = fit(net, data, size, before, lr, callbacks)
         net.cpu()
-        torch.save((net, spent), kept)
+        fresh = kept.with_suffix(f".{os.getpid()}")
+        torch.save((net, spent), fresh)
+        fresh.replace(kept)  # at once, as other processes may wait for it
     torch.manual_seed(job.seed)
     cut(job.way, net, data["train"], flops)
     return net, spent + fit(net, data, size, job.steps - before, TUNE_LR)

@@ -111,8 +111,8 @@ def measured(costs: Costs, net: nn.Module, x: Tensor, repeats: int) -> Costs:
     for kind, allowed in budgets():
         pruner.state["worth"] = lognormal if kind == "channel" else (lognormal * per_channel).float()
         costs.take(f"budget {kind} {allowed}", lambda allowed=allowed: pruner._select(allowed), 4 * repeats)
-        assert pruner._keep is not None
-        kept = torch.bincount(pruner.gates.group_of[pruner._keep], minlength=costs.groups)
+        assert pruner.keep is not None
+        kept = torch.bincount(pruner.gates.group_of[pruner.keep], minlength=costs.groups)
         costs.left[kind] = graph.flops.count(kept) / graph.flops.dense  # the last one allowed is the target
     costs.median["budget"] = max(costs.median[f"budget {kind} {allowed}"] for kind, allowed in budgets())
     pruner.steps = 1

@@ -1,37 +1,27 @@
-"""GDPCallback: pruning as a Lightning callback. Thin hooks around `Pruner`; the only file that imports Lightning."""
+"""GDPCallback: pruning as a Lightning callback. Thin hooks around `Pruner`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gdp.board import Board
 from gdp.budget import check_target
-from gdp.checkpoint import pruned, resume, snapshot
-from gdp.copies import averages
-from gdp.ending import end, finish, leave
-from gdp.entry import start_pruning
+from gdp.checkpoint import pruned
+from gdp.ending import end, finish
 from gdp.errors import GDPError
-from gdp.evaluate import load
 from gdp.example import find_network
 from gdp.family import GateFamily
-from gdp.files import check_intact
-from gdp.follow import cut_on_the_way, follow_averages, refuse_cuts
+from gdp.follow import cut_on_the_way, refuse_cuts
 from gdp.gates import Gates
-from gdp.held_out import HeldOut, held_out
-from gdp.hooks import extend_once, lives_here, refuse_setup
+from gdp.installation import Installation
 from gdp.kinds import Kind, family_of
-from gdp.lightning import Callback
-from gdp.progress import Clock, refuse_lbfgs
+from gdp.progress import refuse_lbfgs
 from gdp.pruner import Pruner
 from gdp.readers import HOOKS
-from gdp.report import Report
-from gdp.store import recall
 from gdp.trace import check_ignore
 from gdp.widths import check_widths
 
@@ -39,7 +29,7 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
-class GDPCallback(Callback):
+class GDPCallback(Installation):
     """Prune the network of a LightningModule while it trains, until `target_flops` of its FLOPs remain.
 
     When `fit` returns, the network is plain and small: no gate, mask or hook is left, and it computes what the trained
@@ -79,6 +69,7 @@ class GDPCallback(Callback):
         round_to: int = 1,
         shrink: Literal["epoch", "end"] | int = "epoch",
     ) -> None:
+        super().__init__()
         check_target(target_flops)
         check_widths(min_channels, round_to)
         if not isinstance(blocks, bool):
@@ -94,45 +85,6 @@ class GDPCallback(Callback):
         self.ignore = tuple(ignore)
         self.gate = family_of(gate)
         self.blocks, self.min_channels, self.round_to = blocks, min_channels, round_to
-        self.report: Report | None = None
-        self.pruner: Pruner | None = None
-        self._clock = Clock()
-        self._held_out: HeldOut | None = None
-        self._board = Board()
-        self._waits = False  # for the end of training, since cuts on the way are not possible
-        self._closed: Tensor | None = None  # channels that were cut in all
-        self._after: dict[str, Any] = {}  # what checkpoints say after the cut
-        self._restore: list[Callable[[], None]] = []
-
-    # Gates go in when the module is complete, after its own `setup` and `configure_model`, and before a checkpoint is
-    # restored and the strategy wraps it; what was cut by then goes before the weights are loaded. Lightning calls no
-    # callback at these moments, so hooks of the module are extended for once; `configure_model` not before other
-    # callbacks have had their `setup`, as some ask whether the module has one.
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        def setup(original: Callable[..., None], stage: str) -> None:
-            original(stage=stage)
-            self._restore.append(extend_once(pl_module, configure_model))
-
-        def configure_model(original: Callable[[], None]) -> None:
-            original()
-            with torch.device("cpu"):  # Lightning calls this with the accelerator as the default device
-                self._insert(trainer, pl_module)
-
-        def on_load_checkpoint(original: Callable[[dict[str, Any]], None], checkpoint: dict[str, Any]) -> None:
-            (self._resume if stage == "fit" else self._load)(trainer, pl_module, checkpoint)
-            original(checkpoint)
-
-        self._restore = [extend_once(pl_module, on_load_checkpoint)]
-        if stage == "fit":
-            refuse_setup(trainer)
-            if self.pruner is not None and self.pruner.gates.model not in pl_module.modules():
-                leave(self.pruner)
-                self.pruner = None
-            self._give_up()  # what an interrupted fit left
-            small = self.report is not None and any(recall(m) is self.report for m in pl_module.modules())
-            self._held_out = None if small else held_out(trainer, pl_module, self.gate)
-            self._waits = not lives_here(trainer)
-            self._restore.append(extend_once(pl_module, setup))
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore_hooks()
@@ -216,102 +168,6 @@ class GDPCallback(Callback):
                 self._closed, self._after = (gates.raw == 0).cpu(), pruned(pl_module, name, self.report, gates)
             self.pruner = None
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._clean_up()
-        if isinstance(exception, GDPError) and trainer.state.fn != "fit":
-            # else Lightning would load the refused checkpoint again, without being asked
-            trainer._checkpoint_connector._loaded_checkpoint = {}
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._clean_up()
-
-    @property
-    def state_key(self) -> str:
-        return self._generate_state_key(module=self.module)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {} if self.pruner is None else {"pruner": self.pruner.state_dict(), **self._clock.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.pruner is not None and "pruner" in state_dict:
-            self.pruner.load_state_dict(state_dict["pruner"])
-            self._clock.load_state_dict(state_dict)
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        if self.pruner is None and not self._after:
-            return
-        name, network = find_network(pl_module, self.module)
-        state = checkpoint["callbacks"].setdefault(self.state_key, {})
-        if self.pruner is not None:
-            state.update(snapshot(pl_module, name, self.pruner.gates))
-        elif recall(network) is self.report:
-            state.update(self._after)
-
-    def _insert(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        name, network = find_network(pl_module, self.module)
-        if self.report is not None and recall(network) is self.report:
-            rank_zero_info("gdp: this network is pruned already; it is trained on as it is.")
-            return
-        if self.pruner is not None and self.pruner.gates.model is network:
-            self.pruner.restart()
-            rank_zero_warn(
-                "gdp: an interrupted run has cut this network in part. Pruning begins anew from here; the target is a "
-                "fraction of the FLOPs before that run."
-            )
-            return
-        self.report, self._closed, self._board = None, None, Board()
-        self._after = {}
-        self.pruner = start_pruning(
-            trainer, pl_module, name, network, self.target_flops, self.ignore, self.gate, self.blocks,
-            (self.min_channels, self.round_to),
-        )  # fmt: skip
-
-    def _resume(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.ckpt_path is not None:
-            check_intact(trainer.ckpt_path)
-        self._follow_averages(trainer, pl_module)
-        network, saved = find_network(pl_module, self.module)[1], self._saved(checkpoint)
-        report = resume(checkpoint, saved, pl_module, network, self.pruner)
-        if report is not None:
-            self.report, self.pruner, self._closed = report, None, None
-            self._end_lessons()
-            self._after = {key: saved[key] for key in ("network", "gone", "plan", "report")}
-        self.load_state_dict(saved)
-
-    def _load(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        name, network = find_network(pl_module, self.module)
-        closed = self._closed if self.report is not None and recall(network) is self.report else None
-        copies = averages(pl_module, name, network, trainer.callbacks)  # type: ignore[attr-defined]
-        load(checkpoint, self._saved(checkpoint), pl_module, network, copies, closed, str(trainer.ckpt_path))
-
-    def _saved(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """What a callback of this kind has left in a checkpoint."""
-        found: dict[str, Any] = checkpoint.get("callbacks", {}).get(self.state_key, {})
-        return found
-
-    def _restore_hooks(self) -> None:
-        for restore in self._restore:
-            restore()
-        self._restore = []
-
-    def _clean_up(self) -> None:
-        HOOKS.run = False
-        self._end_lessons()
-        self._restore_hooks()
-        if self.pruner is not None and self.pruner.steps == 0:
-            self._give_up()
-
-    def _end_lessons(self) -> None:
-        if self._held_out is not None:
-            self._held_out.close()
-            self._held_out = None
-
-    def _follow_averages(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.pruner is not None:
-            follow_averages(trainer, pl_module, find_network(pl_module, self.module)[0], self.pruner.gates)
-
     def _is_due(self, trainer: pl.Trainer, pruner: Pruner, stepped: bool) -> bool:
         """Whether closed channels are cut now; at the end of the window they are, however long the epoch is."""
         if self.shrink == "end" or self._waits:
@@ -342,9 +198,3 @@ class GDPCallback(Callback):
         """Under which name loggers show this pruning."""
         several = sum(isinstance(callback, GDPCallback) for callback in trainer.callbacks) > 1  # type: ignore[attr-defined]
         return f"gdp/{self.module}" if several and self.module else "gdp"
-
-    def _give_up(self) -> None:
-        """Take the gates away, as if nothing had been; not from a network that has been cut in part."""
-        if self.pruner is not None and not bool(self.pruner.gates.gone.any()):
-            self.pruner.gates.withdraw()
-            self.pruner = None

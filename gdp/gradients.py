@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gdp.errors import GDPError
 from gdp.gates import Gates
 
 
@@ -46,6 +47,22 @@ def gate_gradients(gates: Gates, loss: Tensor | None = None) -> Tensor | None:
         if grad is not None:
             found[i] = gate_gradient(weights[i], grad, readers[i].dim).float()
     return by_channel(gates, found)
+
+
+def held_out_gradients(gates: Gates, loss: Tensor) -> Tensor | None:
+    """The same of a batch that the weights are not trained on; None if no gated weight is trained at all.
+
+    Raises:
+        GDPError: no weight with a gate has a part in this loss.
+    """
+    with torch.enable_grad():
+        gradient = gate_gradients(gates, loss)
+    if gradient is None and any(reader.weight.requires_grad for reader in gates.readers):
+        raise GDPError(
+            "The loss of a held-out batch has no gradient in any gated weight, so the gates can't learn. Let the "
+            "training step return the loss with its graph, without reentrant checkpoints, or use gate='polar'."
+        )
+    return gradient
 
 
 def by_channel(gates: Gates, found: list[Tensor]) -> Tensor:

@@ -12,21 +12,22 @@ from torch.optim import Optimizer
 
 from gdp.budget import allowance, check_reachable, check_target
 from gdp.choice import choose
-from gdp.compare import Difference
 from gdp.errors import GDPError
 from gdp.family import GateFamily, Moment
 from gdp.gates import insert_gates
-from gdp.gradients import gate_gradients
+from gdp.gradients import gate_gradients, held_out_gradients
 from gdp.graph import ChannelGraph, FlopModel
 from gdp.history import History
 from gdp.polar import Polar
-from gdp.resumption import refuse_other_run
+from gdp.resumption import refuse_other_run, restore, saved
 from gdp.schedule import Window
-from gdp.shrink import cut_to, shrink
+from gdp.shrink import shrink
 from gdp.surgery import Undo
 from gdp.together import as_on_rank_zero
 from gdp.vigil import Vigil
 from gdp.widths import Widths
+
+DENSE = 2.0  # a fraction of the FLOPs that allows everything
 
 
 class Pruner:
@@ -48,10 +49,16 @@ class Pruner:
 
     Attributes:
         state: what the gates' family remembers; of polar gates the running mean of the squared gate gradient.
-        opened: open channels per group when channels were last chosen; reading gates more often would stall a GPU.
+        steps: optimizer steps so far.
+        keep: the channels that fitted into what was allowed when channels were last chosen; None before that.
+        opened: open channels per group at that moment; reading gates more often would stall a GPU.
         multiplier: lambda in units of the average: a channel stays if its share of all worth is more than lambda times
             its share of all FLOPs.
         done: the window is over and the target holds.
+        looked: the step at which channels were last chosen, or the temperature annealed.
+        chosen_for: the fraction of FLOPs that was allowed then.
+        opens: the window does not open before this step.
+        watched: the step at which gradients were last read.
 
     Raises:
         GDPError: the target is no fraction or out of reach, or nothing can be pruned.
@@ -76,24 +83,21 @@ class Pruner:
         self.total_steps = total_steps
         self.family = gate or Polar()
         self.gates = insert_gates(model, graph, self.family.value, self.family.temperatures[0])
-        self.state = self.family.begin(len(self.gates.raw))
-        self.gates.history = History()
-        self.opened = self.gates.opened
-        self.steps = 0
-        self.done = False
-        self.multiplier = 0.0
-        self._keep: Tensor | None = None
-        self._looked = 0  # the step at which channels were last chosen, or the temperature annealed
-        self._allowed = 2.0  # the fraction of FLOPs for which channels were last chosen
-        self._opens = 0  # the window does not open before this step
         self._untrained = [r.weight for r in self.gates.readers if not r.weight.requires_grad]
-        self._watched = -1  # the step at which gradients were last read
         self._vigil = Vigil()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.state, self.gates.history = self.family.begin(len(self.gates.raw)), History()
+        self.opened = self.gates.opened
+        self.steps, self.done, self.multiplier = 0, False, 0.0
+        self.keep: Tensor | None = None
+        self.looked, self.chosen_for, self.opens, self.watched = 0, DENSE, 0, -1
 
     @property
     def window(self) -> Window:
         """The steps at which the window begins and ends."""
-        return self.family.window(self.total_steps, self._opens)
+        return self.family.window(self.total_steps, self.opens)
 
     @property
     def remaining(self) -> float:
@@ -126,21 +130,21 @@ class Pruner:
             return
         if loss is not None:
             self._vigil.see(loss)
-        if self._watched == self.steps or self.steps % self.family.watch:
+        if self.watched == self.steps or self.steps % self.family.watch:
             return
         gradient = gate_gradients(self.gates)
         if gradient is None:
             return
-        self._watched = self.steps
+        self.watched = self.steps
         self._vigil.see(gradient)
-        self._to(gradient.device)
+        self.to(gradient.device)
         self.state = self.family.see(self.state, gradient / scale)
 
     @property
     def wants_held_out(self) -> bool:
         """Whether the gates are to learn from a batch that is held out now, after this step."""
         window, batches = self.window, self.family.batches
-        inside = window.start <= self.steps < window.end and self._keep is not None and not self.done
+        inside = window.start <= self.steps < window.end and self.keep is not None and not self.done
         return batches is not None and inside and self.steps % batches.every == 0
 
     @torch.no_grad()
@@ -154,24 +158,20 @@ class Pruner:
         Raises:
             GDPError: no weight with a gate has a part in this loss.
         """
-        with torch.enable_grad():
-            gradient = gate_gradients(self.gates, loss)
-        if gradient is None and any(reader.weight.requires_grad for reader in self.gates.readers):
-            raise GDPError(
-                "The loss of a held-out batch has no gradient in any gated weight, so the gates can't learn. Let the "
-                "training step return the loss with its graph, without reentrant checkpoints, or use gate='polar'."
-            )
+        gradient = held_out_gradients(self.gates, loss)
         if gradient is not None:
-            self._to(gradient.device)
-            self.state, self.gates.raw = self.family.learn(self.state, reduce(gradient), self._moment)
+            self.to(gradient.device)
+            self.state, self.gates.raw = self.family.learn(self.state, reduce(gradient), self.moment)
             self.gates.sync()
 
     @property
-    def _moment(self) -> Moment:
-        return Moment(self.gates, self.cost, self.allowed, self.window, self._keep)
+    def moment(self) -> Moment:
+        return Moment(self.gates, self.cost, self.allowed, self.window, self.keep)
 
-    def _to(self, device: torch.device) -> None:
+    def to(self, device: torch.device) -> None:
+        """Bring what is remembered to where the weights are."""
         self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
+        self.keep = None if self.keep is None else self.keep.to(device)
 
     @torch.no_grad()
     def step(self, skipped: bool = False) -> None:
@@ -188,13 +188,13 @@ class Pruner:
         self.steps += 1
         if self._untrained:  # nothing is known about channels that only frozen weights read: the window opens later
             self._untrained = [weight for weight in self._untrained if not weight.requires_grad]
-            self._opens = self.steps + 1 + min(self.family.glide, self.total_steps // 20)
+            self.opens = self.steps + 1 + min(self.family.glide, self.total_steps // 20)
         window = self.window
         if self.done or self.steps < window.start:
             self._vigil.forget()
             return
         sound = self._vigil.verdict(self.steps, self.gates.raw.device, skipped)
-        if self._looked < window.latest_look(self.steps) or self.steps >= window.end:
+        if self.looked < window.latest_look(self.steps) or self.steps >= window.end:
             if bool(sound):
                 self._look(window)
             self._vigil.warn()
@@ -205,9 +205,9 @@ class Pruner:
     def _look(self, window: Window) -> None:
         """Choose channels, anneal the temperature and move; when the window ends, settle."""
         allowed = self.allowed
-        if self._allowed > allowed:
+        if self.chosen_for > allowed:
             self._select(allowed)
-        self._looked = self.steps
+        self.looked = self.steps
         if self.steps >= window.end:
             self._settle()
         else:
@@ -222,8 +222,8 @@ class Pruner:
         gates.history.record(self.steps, self.remaining, self.allowed, self.multiplier, gates.values, self.opened)
 
     def _moved(self, window: Window) -> Tensor:
-        assert self._keep is not None
-        return self.family.moved(self.gates.raw, self._keep, self.gates.temperature, window)
+        assert self.keep is not None
+        return self.family.moved(self.gates.raw, self.keep, self.gates.temperature, window)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -246,53 +246,31 @@ class Pruner:
 
     def _select(self, fraction: float) -> None:
         """Choose what fits into this fraction of the FLOPs now, keeping open a way to meet the target exactly later."""
-        worth = self.family.worth(self.state, self._moment).cpu()
+        worth = self.family.worth(self.state, self.moment).cpu()
         group_of, alive = self.gates.group_of, self.gates.raw.cpu() > 0
         chosen = choose(worth, group_of, alive, self.cost, self.widths, self.target_flops, fraction)
-        self._allowed = fraction
-        self._keep = as_on_rank_zero(chosen.keep.to(self.gates.raw.device))
+        self.chosen_for = fraction
+        self.keep = as_on_rank_zero(chosen.keep.to(self.gates.raw.device))
         self.multiplier = chosen.multiplier * self.cost.dense / max(float(worth[alive].sum()), 1e-30)
         self.opened = self.gates.opened
 
     def _settle(self) -> None:
-        assert self._keep is not None
+        assert self.keep is not None
         self.gates.temperature = self.family.temperatures[1]
-        self.gates.raw = self.family.settled(self.gates.raw, self._keep, self.gates.temperature)
+        self.gates.raw = self.family.settled(self.gates.raw, self.keep, self.gates.temperature)
         self.gates.sync()
         self.opened = self.gates.opened
         self.done = True
 
     def restart(self) -> None:
         """Begin a run anew on a network that an interrupted one has cut in part; what is open opens fully."""
-        self.steps, self.done, self.multiplier, self._keep = 0, False, 0.0, None
-        self._looked, self._allowed, self._opens, self._watched = 0, 2.0, 0, -1
         self.gates.raw = torch.where(self.gates.raw > 0, 1.0, 0.0)
         self.gates.temperature = self.family.temperatures[0]
-        self.state, self.gates.history = self.family.begin(len(self.gates.raw)), History()
-        self.opened = self.gates.opened
+        self._begin()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs: tensors, numbers and bools."""
-        return {
-            "target_flops": self.target_flops,
-            "raw": self.gates.raw,
-            "family": type(self.family).__name__,
-            "temperature": self.gates.temperature,
-            "remembered": self.state,
-            "history": self.gates.history.to_dict(),
-            "steps": self.steps,
-            "done": self.done,
-            "multiplier": self.multiplier,
-            "keep": self._keep,
-            "gone": self.gates.gone,
-            "opened": self.opened,
-            "difference": [self.gates.difference.absolute, self.gates.difference.relative],
-            "cost": self.cost.coef,
-            "looked": self._looked,
-            "allowed": self._allowed,
-            "opens": self._opens,
-            "total_steps": self.total_steps,
-        }
+        return saved(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; `resume()` lets the gates act.
@@ -303,21 +281,7 @@ class Pruner:
             GDPError: it was taken with another network, other frozen parts or another target.
         """
         refuse_other_run(state, self.state_dict())
-        gone = state["gone"].cpu()
-        if not torch.equal(gone, self.gates.gone):
-            cut_to(self.gates, gone)
-        if self.cost is not self.graph.flops:  # times would be others if they were measured again
-            self.cost = replace(self.cost, coef=state["cost"].cpu())
-        device = self.gates.raw.device
-        self.gates.raw, self.gates.temperature = state["raw"].to(device), state["temperature"]
-        self.state, self.gates.history = dict(state["remembered"]), History.from_dict(state["history"])
-        self._to(device)
-        self.steps, self.done = state["steps"], state["done"]
-        self.multiplier, self.opened = state["multiplier"], state["opened"].cpu()
-        self.gates.difference = Difference(*state["difference"])
-        self._allowed = state["allowed"]
-        self._looked, self._opens, self.total_steps = state["looked"], state["opens"], state["total_steps"]
-        self._keep = None if state["keep"] is None else state["keep"].to(device)
+        restore(self, state)
 
     def resume(self) -> None:
         """Let loaded gates act, once the network is on its device and the user's optimizers exist.
@@ -327,7 +291,6 @@ class Pruner:
         device = self.gates.readers[0].weight.device
         self.gates.to(device)
         self.gates.keep_float32()
-        self._to(device)
-        self._keep = None if self._keep is None else self._keep.to(device)
+        self.to(device)
         if bool((self.gates.raw < 1).any()):
             self.gates.sync()

@@ -1,10 +1,55 @@
-"""What a pruning run can be resumed from."""
+"""What checkpoints say of a pruning run, and what it can be resumed from."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+import torch
+
+from gdp.compare import Difference
 from gdp.errors import GDPError
+from gdp.history import History
+from gdp.shrink import cut_to
+
+if TYPE_CHECKING:
+    from gdp.pruner import Pruner
+
+PLACE = ("steps", "total_steps", "done", "multiplier", "looked", "chosen_for", "opens", "opened", "keep")
+
+
+def saved(pruner: Pruner) -> dict[str, Any]:
+    """Everything a resumed run needs: tensors, numbers and bools."""
+    gates = pruner.gates
+    return {
+        "target_flops": pruner.target_flops,
+        "family": type(pruner.family).__name__,
+        "raw": gates.raw,
+        "temperature": gates.temperature,
+        "remembered": pruner.state,
+        "history": gates.history.to_dict(),
+        "gone": gates.gone,
+        "difference": [gates.difference.absolute, gates.difference.relative],
+        "cost": pruner.cost.coef,
+        **{name: getattr(pruner, name) for name in PLACE},
+    }
+
+
+def restore(pruner: Pruner, state: dict[str, Any]) -> None:
+    """Continue from what was saved; what was cut by then is cut now."""
+    gates, gone = pruner.gates, state["gone"].cpu()
+    if not torch.equal(gone, gates.gone):
+        cut_to(gates, gone)
+    if pruner.cost is not pruner.graph.flops:  # times would be others if they were measured again
+        pruner.cost = replace(pruner.cost, coef=state["cost"].cpu())
+    for name in PLACE:
+        setattr(pruner, name, state[name])
+    pruner.opened = pruner.opened.cpu()
+    device = gates.raw.device
+    gates.raw, gates.temperature = state["raw"].to(device), state["temperature"]
+    gates.difference, gates.history = Difference(*state["difference"]), History.from_dict(state["history"])
+    pruner.state = dict(state["remembered"])
+    pruner.to(device)
 
 
 def refuse_other_run(state: dict[str, Any], own: dict[str, Any]) -> None:

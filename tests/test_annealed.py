@@ -90,7 +90,7 @@ def test_indicators_learn_from_loss_budget_and_lasso(target, step, tolerance, si
     net, x, pruner = traced(target, budget=3.0, lasso=0.7, tolerance=tolerance)
     pruner.steps = step
     gradient = gate_gradients(pruner.gates, net(x).square().mean())
-    by_all, by_rest = (pruner.family.by_alpha(g, pruner._moment) for g in (gradient, torch.zeros_like(gradient)))
+    by_all, by_rest = (pruner.family.by_alpha(g, pruner.moment) for g in (gradient, torch.zeros_like(gradient)))
     value, inside = pruner.gates.values, torch.sigmoid((2 * pruner.gates.raw - 1) / 0.5)
     budget = by_rest - 0.7 / len(value) * value * (1 - inside) / 0.5
     assert (budget.abs() < 1e-6).all() if sign == 0 else (budget * sign > 1e-4).all()
