@@ -1,4 +1,4 @@
-"""The gates of the comparison: gdp's own, and variants that were tried. Each is one small subclass of a gate family."""
+"""The gates of the comparison: gdp's own, and variants that were tried, as options or small subclasses."""
 
 from __future__ import annotations
 
@@ -44,20 +44,22 @@ class FirstOrder(gdp.Polar):
         return state["worth"].square()
 
 
-GATES: dict[str, gdp.GateFamily] = {
-    "gdp polar": gdp.Polar(),
-    "gdp annealed": gdp.Annealed(),
-    "gdp magnitude": Magnitude(),
+# arguments of GDPCallback, besides the target
+GATES: dict[str, dict[str, Any]] = {
+    "gdp polar": {},
+    "gdp polar, at once": {"gate": gdp.Polar(start=0.0, end=0.05), "shrink": 20},
+    "gdp annealed": {"gate": "annealed"},
+    "gdp magnitude": {"gate": Magnitude()},
 }
 
-VARIANTS: dict[str, gdp.GateFamily] = {
-    "gdp polar, window 0 to 0.3": gdp.Polar(start=0.0, end=0.3),
-    "gdp polar, window 0.1 to 0.9": gdp.Polar(start=0.1, end=0.9),
-    "gdp polar, window 0.25 to 0.75": gdp.Polar(start=0.25, end=0.75),
-    "gdp polar, window 0.4 to 0.9": gdp.Polar(start=0.4, end=0.9),
-    "gdp polar, window 0.25 to 0.75, glide of 150 steps": gdp.Polar(start=0.25, end=0.75, glide=150),
-    "gdp polar, memory 0.99": gdp.Polar(memory=0.99),
-    "gdp polar, worth per root of FLOPs": RootOfCost(),
-    "gdp polar, root of the mean square": RootOfWorth(),
-    "gdp polar, square of the mean": FirstOrder(),
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gdp polar, window 0 to 0.3": {"gate": gdp.Polar(start=0.0, end=0.3)},
+    "gdp polar, window 0.1 to 0.9": {"gate": gdp.Polar(start=0.1, end=0.9)},
+    "gdp polar, window 0.25 to 0.75": {"gate": gdp.Polar(start=0.25, end=0.75)},
+    "gdp polar, window 0.4 to 0.9": {"gate": gdp.Polar(start=0.4, end=0.9)},
+    "gdp polar, window 0.25 to 0.75, glide of 150 steps": {"gate": gdp.Polar(start=0.25, end=0.75, glide=150)},
+    "gdp polar, memory 0.99": {"gate": gdp.Polar(memory=0.99)},
+    "gdp polar, worth per root of FLOPs": {"gate": RootOfCost()},
+    "gdp polar, root of the mean square": {"gate": RootOfWorth()},
+    "gdp polar, square of the mean": {"gate": FirstOrder()},
 }

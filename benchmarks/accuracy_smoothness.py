@@ -36,7 +36,7 @@ def watched(job: Job, data: dict[str, Images], size: Size) -> tuple[list[float],
     """Validation accuracy after every epoch of a run, and its report, if it prunes."""
     net, watch = network(job, size, None), Watch()
     torch.manual_seed(job.seed)
-    pruning = [] if job.way == "dense" else [gdp.GDPCallback(job.target, gate=GATES[job.way])]
+    pruning = [] if job.way == "dense" else [gdp.GDPCallback(job.target, **GATES[job.way])]
     fit(net, data, size, job.steps, LR[job.model], [watch, *pruning], validate=True)
     return watch.seen, pruning[0].report if pruning else None
 
@@ -47,10 +47,10 @@ def line(job: Job, seen: list[float], report: gdp.Report | None) -> str:
     cells = [job.model, job.way, f"{job.target:.0%}", str(job.seed), " ".join(f"{a:.1f}" for a in seen), f"{drop:.1f}"]
     if report is None:
         return "| " + " | ".join([*cells, "", ""]) + " |"
-    last = report.history.values[-1]
-    between = sum(last[1 : len(last) // 2])  # the first bin holds the closed ones
+    # one look before the window ends, and at its end; the first bin holds the closed ones
+    between = " / ".join(str(sum(values[1 : len(values) // 2])) for values in report.history.values[-2:])
     share, name = min((kept / total, name) for name, kept, total in report.groups)
-    return "| " + " | ".join([*cells, str(between), f"{share:.0%} ({name})"]) + " |"
+    return "| " + " | ".join([*cells, between, f"{share:.0%} ({name})"]) + " |"
 
 
 def main() -> None:

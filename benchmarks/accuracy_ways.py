@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,8 @@ def thinned(net: nn.Module, images: Images, target: float) -> nn.Module:
 
 def run(job: Job, data: dict[str, Images], size: Size, cache: Path, weights: Path | None) -> dict[str, Any]:
     """Train and prune; return what is left, and how good it is on held-out and on test images."""
+    if job.model == "mobilenetv2" and not torch.cuda.is_available():
+        size = replace(size, precision="32-true")  # depthwise convs of bfloat16 are slower on a CPU
     net, x = network(job, size, weights), data["train"][0][0][None].cpu()
     dense = count_flops(net, x)
     lr = LR[job.model] if job.start == "scratch" else TUNE_LR
@@ -101,7 +103,7 @@ def run(job: Job, data: dict[str, Images], size: Size, cache: Path, weights: Pat
     elif job.way == "uniform":
         spent = fit(thinned(net, data["train"], job.target), data, size, job.steps, LR[job.model])
     elif job.way in OURS:
-        callback = gdp.GDPCallback(job.target, gate=OURS[job.way])
+        callback = gdp.GDPCallback(job.target, **OURS[job.way])
         spent = fit(net, data, size, job.steps, lr, [callback])
     else:
         net, spent = _pruned_halfway(job, net, data, size, cache, lr, int(job.target * dense))
