@@ -34,6 +34,8 @@ class Annealed(GateFamily):
         pace: alpha can cross its range so many times within the window; this makes the learning rate (of Adam).
         annealing: the first and the last temperature; DAIS goes from 1 to 0.02.
         budget: weight of the budget term, equation 10.
+        curvature: what part of the budget term's pressure is given back to channels, by their shares of the squared
+            gate gradient.
         lasso: weight of the L1 term, equation 8.
         tolerance: the budget term is 0 where the FLOPs lie this close to what is allowed.
     """
@@ -43,6 +45,7 @@ class Annealed(GateFamily):
     pace: float = 8.0
     annealing: tuple[float, float] = (1.0, 0.02)
     budget: float = 2.0
+    curvature: float = 0.5
     lasso: float = 1e-3
     tolerance: float = 0.01
 
@@ -56,10 +59,10 @@ class Annealed(GateFamily):
                 "Expected every of at least 1 step, pace above 0 and 0 < last <= first temperature, but got "
                 f"{self.every}, {self.pace} and {self.annealing}."
             )
-        if not (self.budget >= 0 and self.lasso >= 0 and 0 <= self.tolerance < 1):
+        if not (self.budget >= 0 and self.curvature >= 0 and self.lasso >= 0 and 0 <= self.tolerance < 1):
             raise GDPError(
-                "Expected budget and lasso weights of at least 0 and a tolerance in [0, 1), but got "
-                f"{self.budget}, {self.lasso} and {self.tolerance}."
+                "Expected budget, curvature and lasso weights of at least 0 and a tolerance in [0, 1), but got "
+                f"{self.budget}, {self.curvature}, {self.lasso} and {self.tolerance}."
             )
 
     @property
@@ -82,7 +85,7 @@ class Annealed(GateFamily):
         return state | {"sensitivity": sensitivity(state["sensitivity"], gradient, MEMORY)}
 
     def learn(self, state: State, gradient: Tensor, moment: Moment) -> tuple[State, Tensor]:
-        total = self.by_alpha(gradient, moment)
+        total = self.by_alpha(gradient, state, moment)
         before = moment.gates.raw
         fine = total.isfinite().all()
         total = torch.where(fine & (before > 0), total, 0.0)
@@ -98,24 +101,27 @@ class Annealed(GateFamily):
             torch.where(fine & (before > 0), raw, before),
         )
 
-    def by_alpha(self, gradient: Tensor, moment: Moment) -> Tensor:
+    def by_alpha(self, gradient: Tensor, state: State, moment: Moment) -> Tensor:
         """The derivative of loss and regularizers with respect to every alpha.
 
         With `d log I / d alpha = (1 - I) / T` it follows from `g dL/dg`, which is `I dL/dI` whatever the scale of g.
         """
-        temperature = moment.gates.temperature
-        value = self.value(moment.gates.raw, temperature)
-        slope = torch.sigmoid((1 - 2 * moment.gates.raw) / temperature) / temperature
-        return slope * (gradient + self._regularizer(value, moment) * value)
+        temperature, raw = moment.gates.temperature, moment.gates.raw
+        slope = torch.sigmoid((1 - 2 * raw) / temperature) / temperature
+        return slope * (gradient + self._regularizer(self.value(raw, temperature), state, moment))
 
-    def _regularizer(self, value: Tensor, moment: Moment) -> Tensor:
-        """Derivative of the regularizers with respect to every indicator, scaled as the gate is.
+    def _regularizer(self, value: Tensor, state: State, moment: Moment) -> Tensor:
+        """Derivative of the regularizers with respect to the logarithm of every indicator.
 
         The budget term is `log(E / B)` above the tolerance band, `-log(E / B)` below it and 0 within (equation 10, with
         E of equation 9, bilinear in the sums of indicators, which are scaled as the gates are). Own choice: B is what
         the schedule allows at the moment, not the target from the beginning on; and the L1 norm is a mean, so that its
         weight suits networks of any size. Indicators joined by a shortcut are one and the same here, so the term that
         makes them agree (equation 11) is zero whatever they are.
+
+        Above the band, a part of the pressure is given back (own choice). Scaling all gates of a group alike changes
+        nothing where batch norm follows, so the loss gradients of a group cancel each other out: nothing but the budget
+        term would move a group as a whole, most of all a residual stream, whose channels cost most.
         """
         group_of, cost = moment.gates.group_of, moment.cost
         opened = torch.zeros(len(cost.sizes), dtype=torch.float64).index_add_(0, group_of, value.double().cpu())
@@ -123,7 +129,10 @@ class Annealed(GateFamily):
         off = expected / (moment.allowed * cost.dense) - 1
         sign = 0.0 if abs(off) <= self.tolerance else (1.0 if off > 0 else -1.0)
         per_group = self.budget * sign / expected * cost.marginal(opened)
-        return self.lasso / len(value) + per_group[group_of].to(value.device, torch.float32)
+        pressure = per_group[group_of].to(value.device, torch.float32) * value
+        needed = torch.where(moment.gates.raw > 0, state["sensitivity"], 0.0)
+        given_back = self.curvature * pressure.sum().clamp_min(0) * needed / needed.sum().clamp_min(1e-30)
+        return pressure - given_back + self.lasso / len(value) * value
 
     def worth(self, state: State, moment: Moment) -> Tensor:
         """By alpha alone, as its budget term has weighed the FLOPs already: the worth per FLOP is x.

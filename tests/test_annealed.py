@@ -11,11 +11,13 @@ from nets import Residual, randomize
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from test_readme import Data
+from torch.nn import functional as F
 
 import gdp
 from gdp import Annealed, GDPCallback
 from gdp.annealed import indicator
 from gdp.gradients import gate_gradients
+from lightning_modules.resnet_cifar import resnet20
 
 QUICK = Annealed(every=1, pace=2.0, annealing=(0.3, 0.02))  # learns something in a window of twenty steps
 
@@ -90,7 +92,8 @@ def test_indicators_learn_from_loss_budget_and_lasso(target, step, tolerance, si
     net, x, pruner = traced(target, budget=3.0, lasso=0.7, tolerance=tolerance)
     pruner.steps = step
     gradient = gate_gradients(pruner.gates, net(x).square().mean())
-    by_all, by_rest = (pruner.family.by_alpha(g, pruner.moment) for g in (gradient, torch.zeros_like(gradient)))
+    family, state, moment = pruner.family, pruner.state, pruner.moment
+    by_all, by_rest = (family.by_alpha(g, state, moment) for g in (gradient, torch.zeros_like(gradient)))
     value, inside = pruner.gates.values, torch.sigmoid((2 * pruner.gates.raw - 1) / 0.5)
     budget = by_rest - 0.7 / len(value) * value * (1 - inside) / 0.5
     assert (budget.abs() < 1e-6).all() if sign == 0 else (budget * sign > 1e-4).all()
@@ -98,6 +101,36 @@ def test_indicators_learn_from_loss_budget_and_lasso(target, step, tolerance, si
     assert (off > tolerance) - (off < -tolerance) == sign
     torch.testing.assert_close(by_all.double(), expected, rtol=1e-3, atol=1e-6)
     assert (by_all - by_rest).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("target, step, tolerance, sign", CASES, ids=["above", "below", "within"])
+def test_a_part_of_the_pressure_is_given_back_by_sensitivity(target, step, tolerance, sign):
+    by_rest = {}
+    for curvature in (0.0, 0.25):
+        _, _, pruner = traced(target, lasso=0.0, tolerance=tolerance, curvature=curvature)
+        pruner.steps, zero = step, torch.zeros(len(pruner.gates.raw))
+        pruner.gates.raw[3] = 0.0
+        pruner.state["sensitivity"] = torch.linspace(0, 1, len(zero))
+        slope = torch.sigmoid((1 - 2 * pruner.gates.raw) / 0.5) / 0.5
+        by_rest[curvature] = pruner.family.by_alpha(zero, pruner.state, pruner.moment) / slope
+    given = by_rest[0.0] - by_rest[0.25]
+    assert given.sum().item() == pytest.approx(0.25 * by_rest[0.0].sum().item() if sign > 0 else 0.0, rel=1e-4)
+    share = torch.linspace(0, 1, len(zero)).index_fill(0, torch.tensor(3), 0.0)
+    torch.testing.assert_close(given, given.sum() * share / share.sum(), rtol=1e-3, atol=1e-6)
+
+
+def test_where_batch_norm_follows_the_loss_moves_no_group_as_a_whole():
+    """Why pressure is given back: the gradients by log g of a group sum up to zero."""
+    torch.manual_seed(0)
+    net, x = resnet20().train(), torch.randn(16, 3, 16, 16)
+    graph = gdp.trace(net, x)
+    gates = gdp.insert_gates(net, graph)
+    gradient = gate_gradients(gates, F.cross_entropy(net(x), torch.arange(16) % 10))
+    inner = [i for i, group in enumerate(graph.groups) if group.name.endswith("conv1") and "." in group.name]
+    assert len(inner) == 9
+    for i in inner:
+        of_group = gradient[gates.group_of == i]
+        assert of_group.sum().abs() < 1e-3 * of_group.abs().sum()
 
 
 def test_a_loss_that_is_not_finite_teaches_nothing_and_closed_gates_stay_closed():
@@ -215,7 +248,14 @@ def test_what_is_no_kind_of_gates_is_refused_at_once(gate):
 WRONG = [{"held_out": value} for value in (0, 0.0, 1, 1.0, True, -0.1, 1.5, "test", None, float("nan"))]
 WRONG += [{"every": 0}, {"every": 1.5}, {"pace": 0}, {"pace": -0.1}, {"pace": float("nan")}]
 WRONG += [{"annealing": (0.02, 1.0)}, {"annealing": (1.0, 0.0)}, {"start": 0.6, "end": 0.5}, {"glide": 0}]
-WRONG += [{"budget": -1.0}, {"budget": float("nan")}, {"lasso": -1e-3}, {"tolerance": 1.0}, {"tolerance": -0.1}]
+WRONG += [
+    {"budget": -1.0},
+    {"budget": float("nan")},
+    {"curvature": -0.5},
+    {"lasso": -1e-3},
+    {"tolerance": 1.0},
+    {"tolerance": -0.1},
+]
 
 
 @pytest.mark.parametrize("options", WRONG, ids=str)
