@@ -1,6 +1,6 @@
 """The rows of `benchmarks.accuracy` as tables and a picture, in Markdown.
 
-python -m benchmarks.accuracy_document docs/accuracy.csv docs/results.md
+python -m benchmarks.accuracy_document docs/accuracy.csv docs/results.md --picture docs/accuracy.svg
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.accuracy import SIZES
+from benchmarks.accuracy_data import BATCH
+
 Row = dict[str, Any]
 OURS = "gdp polar"
 LEADERS = (OURS, "gdp polar, at once")
 KINDS = ("dense", "uniform", "gdp polar", "gdp", "TP", "OTO", "")  # in this order
 BEGIN, END = "<!-- accuracy -->", "<!-- end of accuracy -->"
-BUDGETS = {"epochs": "equal epochs in total", "flops": "equal training FLOPs in total"}
+BUDGETS = {"epochs": "equal epochs ({} in total)", "flops": "equal training FLOPs (of gdp polar in {} epochs)"}
+ORDER = ("resnet20", "vgg16", "resnet56", "mobilenetv2")
 STARTS = {"scratch": "from scratch", "trained": "from trained weights"}
 
 
@@ -32,7 +36,13 @@ def read(path: Path) -> list[Row]:
             for r in csv.DictReader(file)
         ]
     budgets = {(r["size"], r["model"], r["start"]) for r in rows if r["budget"] == "flops"}
-    same = [{**r, "budget": "flops"} for r in rows if r["way"] == OURS and r["budget"] == "epochs"]
+    for r in rows:
+        size = SIZES[r["size"]]
+        usual = size.epochs * (size.images // BATCH)
+        r["steps_dense"] = usual if r["budget"] == "flops" else int(r["steps"])
+        r["epochs"] = size.epochs * r["steps_dense"] // usual
+        r["usual"] = r["steps_dense"] == usual
+    same = [{**r, "budget": "flops"} for r in rows if r["way"] == OURS and r["budget"] == "epochs" and r["usual"]]
     every = rows + [r for r in same if (r["size"], r["model"], r["start"]) in budgets]
     return sorted(every, key=lambda r: next(i for i, kind in enumerate(KINDS) if r["way"].startswith(kind)))
 
@@ -77,30 +87,27 @@ def _lead(
     return f"| *{leader} over {whom}* | " + " | ".join(leads) + " | |"
 
 
+def compared(rows: list[Row]) -> dict[str, list[Row]]:
+    """What is compared among itself, by its title."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for r in sorted(rows, key=lambda r: (ORDER.index(r["model"]), r["start"], r["epochs"], r["budget"])):
+        cost = BUDGETS[r["budget"]].format(r["epochs"])
+        found[f"{r['model']}, {STARTS[r['start']]}, {cost} (size: {r['size']})"].append(r)
+    return found
+
+
 def sections(rows: list[Row]) -> str:
     """A heading and a table for everything that is compared among itself."""
-    found: dict[tuple[str, ...], list[Row]] = defaultdict(list)
-    for r in rows:
-        found[r["size"], r["start"], r["model"], r["budget"]].append(r)
-    parts = []
-    for (size, start, model, budget), group in found.items():
-        alike = [r for r in rows if (r["size"], r["start"], r["model"]) == (size, start, model)]
-        steps = max(int(r["steps"]) for r in alike if r["way"] == OURS)
-        for r in group:
-            r["steps_dense"] = steps
-        parts.append(f"### {model}, {STARTS[start]}, {BUDGETS[budget]} (size: {size})\n\n{table(group)}\n")
-    return "\n".join(parts)
+    return "\n".join(f"### {title}\n\n{table(group)}\n" for title, group in compared(rows).items())
 
 
 def draw(rows: list[Row], path: Path) -> None:
     """Accuracy over the FLOPs that remain, one panel per model and budget."""
-    panels: dict[tuple[str, ...], list[Row]] = defaultdict(list)
-    for r in rows:
-        panels[r["size"], r["start"], r["model"], r["budget"]].append(r)
+    panels = compared(rows)
     columns, ways = min(2, len(panels)), list(dict.fromkeys(r["way"] for r in rows))
     figure = Figure(figsize=(6 * columns, 4.2 * -(-len(panels) // columns)), layout="constrained")
     every = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).flatten()
-    for axes, ((size, start, model, budget), group) in zip(every, panels.items(), strict=False):
+    for axes, (title, group) in zip(every, panels.items(), strict=False):
         for way in dict.fromkeys(r["way"] for r in group):
             number = ways.index(way)
             points: dict[float, list[Row]] = defaultdict(list)
@@ -116,7 +123,7 @@ def draw(rows: list[Row], path: Path) -> None:
         axes.set(
             xlabel="FLOPs that remain",
             ylabel="test accuracy (%)",
-            title=f"{model}, {STARTS[start]}, {size} size\n{BUDGETS[budget]}",
+            title=title.replace(", equal", "\nequal"),
         )
         axes.grid(alpha=0.3)
     every[0].legend(fontsize=7)
@@ -129,9 +136,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=Path)
     parser.add_argument("document", type=Path, help=f"what lies between {BEGIN} and {END} is replaced")
+    parser.add_argument("--picture", type=Path, help="drawn, if given")
     options = parser.parse_args()
     rows = read(options.rows)
-    draw(rows, options.rows.with_suffix(".svg"))
+    if options.picture is not None:
+        draw(rows, options.picture)
     before, _, rest = options.document.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
     options.document.write_text(f"{before}{BEGIN}\n\n{sections(rows)}\n{END}{after}")
