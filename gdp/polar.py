@@ -12,6 +12,7 @@ from gdp.family import CLOSED, GateFamily, Moment, State
 from gdp.gates import polar
 from gdp.schedule import Window
 
+MEMORY = 0.95  # weight of the past in the running mean of squared gate gradients
 SHUT = 1e-3  # x falls by this factor in one glide: with the last eps, to about that value of the gate
 
 
@@ -25,7 +26,7 @@ class Polar(GateFamily):
     """
 
     eps: tuple[float, float] = (0.1, 1e-4)
-    memory: float = 0.95
+    memory: float = MEMORY
 
     def __post_init__(self) -> None:
         super().__post_init__()
