@@ -134,7 +134,7 @@ def _pruned_halfway(
         net.cpu()
         fresh = kept.with_suffix(f".{os.getpid()}")
         torch.save((net, spent), fresh)
-        fresh.replace(kept)  # at once, as other processes may wait for it
+        fresh.replace(kept)  # at once, as other processes may read it
     torch.manual_seed(job.seed)
     cut(job.way, net, data["train"], flops)
     return net, spent + fit(net, data, size, job.steps - before, TUNE_LR)

@@ -1,5 +1,7 @@
 """Annealed gates: DAIS (Guan et al., arXiv 2011.02166). Indicators learn on held-out batches, weights on the rest.
 
+From the batches of the weights, indicators take the squared gate gradient alone: by how much a channel is needed.
+
 The equation numbers are those of the paper as its public re-implementation counts them.
 """
 
@@ -58,10 +60,10 @@ class Annealed(GateFamily):
                 "Expected every of at least 1 step, pace above 0 and 0 < last <= first temperature, but got "
                 f"{self.every}, {self.pace} and {self.annealing}."
             )
-        if not (self.budget >= 0 and self.curvature >= 0 and self.lasso >= 0 and 0 <= self.tolerance < 1):
+        if not (self.budget >= 0 and self.lasso >= 0 and 0 <= self.curvature <= 1 and 0 <= self.tolerance < 1):
             raise GDPError(
-                "Expected budget, curvature and lasso weights of at least 0 and a tolerance in [0, 1), but got "
-                f"{self.budget}, {self.curvature}, {self.lasso} and {self.tolerance}."
+                "Expected budget and lasso weights of at least 0, curvature in [0, 1] and a tolerance in [0, 1), but "
+                f"got {self.budget}, {self.lasso}, {self.curvature} and {self.tolerance}."
             )
 
     @property
@@ -101,7 +103,7 @@ class Annealed(GateFamily):
         )
 
     def by_alpha(self, gradient: Tensor, state: State, moment: Moment) -> Tensor:
-        """The derivative of loss and regularizers with respect to every alpha.
+        """What every alpha descends: the derivative of loss and regularizers, less the pressure that is given back.
 
         With `d log I / d alpha = (1 - I) / T` it follows from `g dL/dg`, which is `I dL/dI` whatever the scale of g.
         """
@@ -110,7 +112,7 @@ class Annealed(GateFamily):
         return slope * (gradient + self._regularizer(self.value(raw, temperature), state, moment))
 
     def _regularizer(self, value: Tensor, state: State, moment: Moment) -> Tensor:
-        """Derivative of the regularizers with respect to the logarithm of every indicator.
+        """By the logarithm of every indicator: the derivative of the regularizers, less the pressure given back.
 
         The budget term is `log(E / B)` above the tolerance band, `-log(E / B)` below it and 0 within (equation 10, with
         E of equation 9, bilinear in the sums of indicators, which are scaled as the gates are). Own choice: B is what

@@ -161,7 +161,8 @@ class Pruner:
         gradient = held_out_gradients(self.gates, loss)
         if gradient is not None:
             self.to(gradient.device)
-            self.state, self.gates.raw = self.family.learn(self.state, reduce(gradient), self.moment)
+            self.state, raw = self.family.learn(self.state, reduce(gradient), self.moment)
+            self.gates.raw = as_on_rank_zero(raw)
             self.gates.sync()
 
     @property

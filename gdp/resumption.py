@@ -15,7 +15,7 @@ from gdp.shrink import cut_to
 if TYPE_CHECKING:
     from gdp.pruner import Pruner
 
-PLACE = ("steps", "total_steps", "done", "multiplier", "looked", "chosen_for", "opens", "opened", "keep")
+PLACE = ("steps", "total_steps", "done", "multiplier", "looked", "opens", "opened", "keep")
 
 
 def saved(pruner: Pruner) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def saved(pruner: Pruner) -> dict[str, Any]:
         "gone": gates.gone,
         "difference": [gates.difference.absolute, gates.difference.relative],
         "cost": pruner.cost.coef,
+        "allowed": pruner.chosen_for,
         **{name: getattr(pruner, name) for name in PLACE},
     }
 
@@ -44,7 +45,7 @@ def restore(pruner: Pruner, state: dict[str, Any]) -> None:
         pruner.cost = replace(pruner.cost, coef=state["cost"].cpu())
     for name in PLACE:
         setattr(pruner, name, state[name])
-    pruner.opened = pruner.opened.cpu()
+    pruner.chosen_for, pruner.opened = state["allowed"], pruner.opened.cpu()
     device = gates.raw.device
     gates.raw, gates.temperature = state["raw"].to(device), state["temperature"]
     gates.difference, gates.history = Difference(*state["difference"]), History.from_dict(state["history"])

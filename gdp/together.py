@@ -11,13 +11,13 @@ def _together() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def as_on_rank_zero(decision: Tensor) -> Tensor:
-    """The bools of the first process: sums on a GPU differ in the last bits from rank to rank, decisions must not."""
+def as_on_rank_zero(found: Tensor) -> Tensor:
+    """What the first process found: sums on a GPU differ in the last bits from rank to rank, decisions must not."""
     if not _together():
-        return decision
-    shared = decision.to(torch.uint8)
+        return found
+    shared = found.to(torch.uint8) if found.dtype == torch.bool else found.clone()
     dist.broadcast(shared, 0)
-    return shared.bool()
+    return shared.to(found.dtype)
 
 
 def in_all(flag: Tensor) -> Tensor:

@@ -12,12 +12,12 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from test_readme import Data
 from torch.nn import functional as F
+from torchvision.models import resnet18
 
 import gdp
 from gdp import Annealed, GDPCallback
 from gdp.annealed import indicator
 from gdp.gradients import gate_gradients
-from lightning_modules.resnet_cifar import resnet20
 
 QUICK = Annealed(every=1, pace=2.0, annealing=(0.3, 0.02))  # learns something in a window of twenty steps
 
@@ -122,15 +122,16 @@ def test_a_part_of_the_pressure_is_given_back_by_sensitivity(target, step, toler
 def test_where_batch_norm_follows_the_loss_moves_no_group_as_a_whole():
     """Why pressure is given back: the gradients by log g of a group sum up to zero."""
     torch.manual_seed(0)
-    net, x = resnet20().train(), torch.randn(16, 3, 16, 16)
+    net, x = resnet18(num_classes=10).train(), torch.randn(8, 3, 64, 64)
     graph = gdp.trace(net, x)
     gates = gdp.insert_gates(net, graph)
-    gradient = gate_gradients(gates, F.cross_entropy(net(x), torch.arange(16) % 10))
-    inner = [i for i, group in enumerate(graph.groups) if group.name.endswith("conv1") and "." in group.name]
-    assert len(inner) == 9
-    for i in inner:
+    gradient = gate_gradients(gates, F.cross_entropy(net(x), torch.arange(8)))
+    off = {}
+    for i, group in enumerate(graph.groups):
         of_group = gradient[gates.group_of == i]
-        assert of_group.sum().abs() < 1e-3 * of_group.abs().sum()
+        off[group.name] = (of_group.sum().abs() / of_group.abs().sum()).item()
+    assert off.pop("layer4.0.conv2") > 0.01  # the stream that the classifier reads, without batch norm
+    assert len(off) == 11 and max(off.values()) < 1e-4
 
 
 def test_a_loss_that_is_not_finite_teaches_nothing_and_closed_gates_stay_closed():
@@ -248,14 +249,8 @@ def test_what_is_no_kind_of_gates_is_refused_at_once(gate):
 WRONG = [{"held_out": value} for value in (0, 0.0, 1, 1.0, True, -0.1, 1.5, "test", None, float("nan"))]
 WRONG += [{"every": 0}, {"every": 1.5}, {"pace": 0}, {"pace": -0.1}, {"pace": float("nan")}]
 WRONG += [{"annealing": (0.02, 1.0)}, {"annealing": (1.0, 0.0)}, {"start": 0.6, "end": 0.5}, {"glide": 0}]
-WRONG += [
-    {"budget": -1.0},
-    {"budget": float("nan")},
-    {"curvature": -0.5},
-    {"lasso": -1e-3},
-    {"tolerance": 1.0},
-    {"tolerance": -0.1},
-]
+WRONG += [{"budget": -1.0}, {"budget": float("nan")}, {"lasso": -1e-3}, {"tolerance": 1.0}, {"tolerance": -0.1}]
+WRONG += [{"curvature": value} for value in (-0.5, 1.5, float("nan"))]
 
 
 @pytest.mark.parametrize("options", WRONG, ids=str)
