@@ -11,7 +11,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -31,20 +31,21 @@ SIZES = {
     "gpu": Size(32, 45000, 120, 1.0, "bf16-mixed"),
 }
 REFERENCE = "gdp polar"  # whose training FLOPs the others get, if FLOPs are to be equal
-PLACE = ("model", "start", "budget", "target", "steps")
+PLACE = ("model", "start", "budget", "target", "epochs")
 WAYS = ("dense", "uniform", *GATES, *PEERS)
 
 
 def jobs(options: argparse.Namespace, size: Size) -> list[Job]:
     """All runs that are asked for; those that share a first phase stand together."""
-    steps = round((options.epochs or size.epochs) * (size.images // BATCH))
+    epochs = float(options.epochs or size.epochs)
+    steps = round(epochs * (size.images // BATCH))
     known = [row for row in rows_of(options.out) if row["size"] == options.size]
     found = []
     for seed in range(*options.seeds):
         for model in options.models:
             for way in options.ways:
                 for target in (1.0,) if way == "dense" else options.targets:
-                    job = Job(model, options.start, options.budget, way, target, seed, steps)
+                    job = Job(model, options.start, options.budget, way, target, seed, epochs, steps)
                     if options.budget == "epochs":
                         found.append(job)
                     elif way not in ("dense", REFERENCE):
@@ -57,12 +58,14 @@ def affordable(job: Job, known: list[dict[str, str]]) -> int:
 
     Both were measured at equal epochs, in runs whose rows are known.
     """
-    place = (job.model, job.start, "epochs", str(job.target), str(job.steps))
+    place = (job.model, job.start, "epochs", str(job.target), str(job.epochs))
     spent = {}
     for way in (REFERENCE, job.way):
         rows = [r for r in known if (*(r[k] for k in PLACE), r["way"]) == (*place, way)]
         if not rows:
-            raise SystemExit(f"Run {way} at equal epochs first ({job.model}, target {job.target}, {job.steps} steps).")
+            raise SystemExit(
+                f"Run {way} at equal epochs first ({job.model}, target {job.target}, {job.epochs} epochs)."
+            )
         spent[way] = statistics.mean(float(r["training_flops"]) for r in rows)
     return round(job.steps * spent[REFERENCE] / spent[job.way])
 
@@ -93,8 +96,9 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def missing(todo: Iterable[Job], out: Path, size: str) -> list[Job]:
     """Jobs that the file has no row of."""
-    done = {(r["size"], *(r[k] for k in asdict(Job("", "", "", "", 0, 0, 0)))) for r in rows_of(out)}
-    return [job for job in todo if (size, *map(str, asdict(job).values())) not in done]
+    names = ("size", *(field.name for field in fields(Job) if field.name != "steps"))
+    done = {tuple(r[name] for name in names) for r in rows_of(out)}
+    return [job for job in todo if (size, *job.key) not in done]
 
 
 def main() -> None:

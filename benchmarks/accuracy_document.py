@@ -20,8 +20,9 @@ from benchmarks.accuracy_data import BATCH
 
 Row = dict[str, Any]
 OURS = "gdp polar"
-LEADERS = (OURS, "gdp polar, at once")
+LEADERS = {"epochs": (OURS,), "flops": (OURS, "gdp polar, at once")}
 KINDS = ("dense", "uniform", "gdp polar", "gdp", "TP", "OTO", "")  # in this order
+WHERE = ("size", "model", "start", "epochs")
 BEGIN, END = "<!-- accuracy -->", "<!-- end of accuracy -->"
 BUDGETS = {"epochs": "equal epochs ({} in total)", "flops": "equal training FLOPs (of gdp polar in {} epochs)"}
 ORDER = ("resnet20", "vgg16", "resnet56", "mobilenetv2")
@@ -32,18 +33,14 @@ def read(path: Path) -> list[Row]:
     """All rows. The reference of equal FLOPs is the same run as at equal epochs, and stands for both."""
     with path.open() as file:
         rows: list[Row] = [
-            {**r, **{k: float(r[k]) for k in ("target", "remains", "test", "val", "training_flops")}}
+            {**r, **{k: float(r[k]) for k in ("target", "remains", "test", "val", "training_flops", "epochs")}}
             for r in csv.DictReader(file)
         ]
-    budgets = {(r["size"], r["model"], r["start"]) for r in rows if r["budget"] == "flops"}
     for r in rows:
-        size = SIZES[r["size"]]
-        usual = size.epochs * (size.images // BATCH)
-        r["steps_dense"] = usual if r["budget"] == "flops" else int(r["steps"])
-        r["epochs"] = size.epochs * r["steps_dense"] // usual
-        r["usual"] = r["steps_dense"] == usual
-    same = [{**r, "budget": "flops"} for r in rows if r["way"] == OURS and r["budget"] == "epochs" and r["usual"]]
-    every = rows + [r for r in same if (r["size"], r["model"], r["start"]) in budgets]
+        r["steps_dense"] = round(r["epochs"] * (SIZES[r["size"]].images // BATCH))
+    budgets = {tuple(r[k] for k in WHERE) for r in rows if r["budget"] == "flops"}
+    same = [{**r, "budget": "flops"} for r in rows if r["way"] == OURS and r["budget"] == "epochs"]
+    every = rows + [r for r in same if tuple(r[k] for k in WHERE) in budgets]
     return sorted(every, key=lambda r: next(i for i, kind in enumerate(KINDS) if r["way"].startswith(kind)))
 
 
@@ -69,7 +66,7 @@ def table(rows: list[Row]) -> str:
             shown = [mean_of(found[1.0])] * len(targets)
         lines.append(f"| {way} | " + " | ".join(shown) + f" | {min(cost):.2f} to {max(cost):.2f} |")
     others = [way for way in cells if not way.startswith("gdp") and way != "dense"]
-    for ours in (way for way in LEADERS if way in cells):
+    for ours in (way for way in LEADERS[rows[0]["budget"]] if way in cells):
         lines.append(_lead(cells, targets, ours, "the best rival", others))
         lines.append(_lead(cells, targets, ours, "the best pruner", [way for way in others if way != "uniform"]))
     return "\n".join(lines)
@@ -91,7 +88,7 @@ def compared(rows: list[Row]) -> dict[str, list[Row]]:
     """What is compared among itself, by its title."""
     found: dict[str, list[Row]] = defaultdict(list)
     for r in sorted(rows, key=lambda r: (ORDER.index(r["model"]), r["start"], r["epochs"], r["budget"])):
-        cost = BUDGETS[r["budget"]].format(r["epochs"])
+        cost = BUDGETS[r["budget"]].format(f"{r['epochs']:g}")
         found[f"{r['model']}, {STARTS[r['start']]}, {cost} (size: {r['size']})"].append(r)
     return found
 

@@ -38,7 +38,7 @@ START, PERIODS = round(STEPS / 10), 10  # OTO's tutorial: start after a tenth, p
 PRUNING = STEPS // 4 // PERIODS * PERIODS
 TRIALS, CLOSE = 4, 0.95  # how often it may prune, and what part of the target is close enough
 UNPRUNABLE = ["bn1.weight"]  # the streams of resnet20: OTO takes all three, which differ in width, for one group
-HEADER = "size,model,start,budget,way,target,seed,steps,remains,val,test,training_flops,seconds"
+HEADER = "size,model,start,budget,way,target,seed,epochs,steps,remains,val,test,training_flops,seconds"
 
 
 def flops(net: nn.Module, x: Tensor) -> int:
@@ -139,8 +139,14 @@ def main() -> None:
             began = time.perf_counter()
             torch.manual_seed(seed)
             net = run.reaching(target).train(STEPS).pruned()
-            row = ["smoke", model, "scratch", "epochs", "OTO", target, seed, STEPS, flops(net, run.x) / run.dense]
-            row += [accuracy(net, data["val"]), accuracy(net, data["test"]), float(STEPS), time.perf_counter() - began]
+            row = ["smoke", model, "scratch", "epochs", "OTO", target, seed, float(EPOCHS), STEPS]
+            row += [
+                flops(net, run.x) / run.dense,
+                accuracy(net, data["val"]),
+                accuracy(net, data["test"]),
+                float(STEPS),
+                time.perf_counter() - began,
+            ]
             print(row, flush=True)
             with options.out.open("a", newline="") as file:
                 csv.writer(file).writerows([row] if file.tell() else [HEADER.split(","), row])

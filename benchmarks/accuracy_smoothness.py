@@ -74,7 +74,7 @@ def main() -> None:
         for way in options.ways:
             for target in [1.0] if way == "dense" else options.targets:
                 for seed in range(*options.seeds):
-                    job = Job(model, "scratch", "epochs", way, target, seed, steps)
+                    job = Job(model, "scratch", "epochs", way, target, seed, size.epochs, steps)
                     print(line(job, *watched(job, data, size)), flush=True)
 
 

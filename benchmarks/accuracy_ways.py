@@ -37,6 +37,7 @@ class Job:
         way: the method.
         target: fraction of the dense FLOPs.
         seed: of weights and batches.
+        epochs: that all methods have at equal epochs.
         steps: of all phases together.
     """
 
@@ -46,7 +47,20 @@ class Job:
     way: str
     target: float
     seed: int
+    epochs: float
     steps: int
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What a run is known by; its steps at equal FLOPs follow from what others have spent."""
+        return tuple(str(value) for name, value in vars(self).items() if name != "steps")
+
+
+def suited(size: Size, model: str) -> Size:
+    """The size with the precision that is the fastest for a network."""
+    if model == "mobilenetv2" and not torch.cuda.is_available():
+        return replace(size, precision="32-true")  # depthwise convs of bfloat16 are slower on a CPU
+    return size
 
 
 def network(job: Job, size: Size, weights: Path | None) -> nn.Module:
@@ -60,11 +74,11 @@ def network(job: Job, size: Size, weights: Path | None) -> nn.Module:
 
 def baseline(job: Job, data: dict[str, Images], size: Size, given: Path, cache: Path) -> Path:
     """Weights that were trained elsewhere, trained on with the images of this comparison."""
-    path = cache / f"{job.model}-{size.side}-{job.steps}-baseline.pt"
+    path = cache / f"{job.model}-{size.side}-{size.images}-{job.steps}-baseline.pt"
     if not path.exists():
         net = network(job, size, given)
         torch.manual_seed(job.seed)
-        fit(net, data, size, job.steps, TUNE_LR)
+        fit(net, data, suited(size, job.model), job.steps, TUNE_LR)
         torch.save(net.cpu().state_dict(), path)
     return path
 
@@ -92,8 +106,7 @@ def thinned(net: nn.Module, images: Images, target: float) -> nn.Module:
 
 def run(job: Job, data: dict[str, Images], size: Size, cache: Path, weights: Path | None) -> dict[str, Any]:
     """Train and prune; return what is left, and how good it is on held-out and on test images."""
-    if job.model == "mobilenetv2" and not torch.cuda.is_available():
-        size = replace(size, precision="32-true")  # depthwise convs of bfloat16 are slower on a CPU
+    size = suited(size, job.model)
     net, x = network(job, size, weights), data["train"][0][0][None].cpu()
     dense = count_flops(net, x)
     lr = LR[job.model] if job.start == "scratch" else TUNE_LR
@@ -123,7 +136,7 @@ def _pruned_halfway(
     regular = PEERS[job.way][1] > 0
     before = 0 if job.start == "trained" and not regular else job.steps // 2
     name = job.way if regular else "dense"
-    place = f"{job.model}-{size.side}-{size.images}-{job.start}-{job.seed}-{job.steps}-{name}"
+    place = f"{job.model}-{size.side}-{size.images}-{job.start}-{job.seed}-{job.steps}-{size.precision}-{name}"
     kept = cache / f"{place.replace(' ', '_')}.pt"
     spent = 0
     if before and kept.exists():
