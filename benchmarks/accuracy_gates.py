@@ -62,4 +62,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gdp polar, worth per root of FLOPs": {"gate": RootOfCost()},
     "gdp polar, root of the mean square": {"gate": RootOfWorth()},
     "gdp polar, square of the mean": {"gate": FirstOrder()},
+    "gdp annealed, nothing given back": {"gate": gdp.Annealed(curvature=0.0)},
+    "gdp annealed, all given back": {"gate": gdp.Annealed(curvature=1.0)},
 }
