@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.models import MobileNetV2
 
 import gdp
 from benchmarks.accuracy_data import BATCH, Images
@@ -100,7 +101,10 @@ def thinned(net: nn.Module, images: Images, target: float) -> nn.Module:
         if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
             layer.reset_parameters()
             if not isinstance(layer, nn.BatchNorm2d):
-                nn.init.kaiming_normal_(layer.weight)
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out" if isinstance(net, MobileNetV2) else "fan_in")
+            if isinstance(net, MobileNetV2) and isinstance(layer, nn.Linear):  # as torchvision has it
+                nn.init.normal_(layer.weight, 0, 0.01)
+                nn.init.zeros_(layer.bias)
     return net
 
 
