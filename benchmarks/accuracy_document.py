@@ -68,7 +68,9 @@ def table(rows: list[Row]) -> str:
     others = [way for way in cells if not way.startswith("gdp") and way != "dense"]
     for ours in (way for way in LEADERS[rows[0]["budget"]] if way in cells):
         lines.append(_lead(cells, targets, ours, "the best rival", others))
-        lines.append(_lead(cells, targets, ours, "the best pruner", [way for way in others if way != "uniform"]))
+        pruners = [way for way in others if way != "uniform"]
+        if pruners and pruners != others:
+            lines.append(_lead(cells, targets, ours, "the best pruner", pruners))
     return "\n".join(lines)
 
 
@@ -115,7 +117,7 @@ def draw(rows: list[Row], path: Path) -> None:
             y = [statistics.mean(r["test"] for r in points[t]) for t in sorted(points)]
             error = [statistics.pstdev(r["test"] for r in points[t]) for t in sorted(points)]
             style: dict[str, Any] = {"linewidth": 2.5} if way.startswith("gdp") else {"linewidth": 1, "linestyle": "--"}
-            style["color"] = f"C{number}"
+            style["color"] = "black" if way == "dense" else f"C{number - 1}"
             axes.errorbar(x, y, error, marker="os^vDPX*<>"[number % 10], markersize=4, capsize=2, label=way, **style)
         axes.set(
             xlabel="FLOPs that remain",
