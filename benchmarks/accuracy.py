@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.accuracy_data import BATCH, load
+from benchmarks.accuracy_data import load
 from benchmarks.accuracy_gates import GATES, VARIANTS
 from benchmarks.accuracy_networks import NETWORKS
 from benchmarks.accuracy_peers import PEERS
@@ -38,7 +38,7 @@ WAYS = ("dense", "uniform", *GATES, *PEERS)
 def jobs(options: argparse.Namespace, size: Size) -> list[Job]:
     """All runs that are asked for; those that share a first phase stand together."""
     epochs = float(options.epochs or size.epochs)
-    steps = round(epochs * (size.images // BATCH))
+    steps = size.steps(epochs)
     known = [row for row in rows_of(options.out) if row["size"] == options.size]
     found = []
     for seed in range(*options.seeds):

@@ -16,7 +16,6 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.accuracy import SIZES
-from benchmarks.accuracy_data import BATCH
 
 Row = dict[str, Any]
 OURS = "gdp polar"
@@ -37,7 +36,7 @@ def read(path: Path) -> list[Row]:
             for r in csv.DictReader(file)
         ]
     for r in rows:
-        r["steps_dense"] = round(r["epochs"] * (SIZES[r["size"]].images // BATCH))
+        r["steps_dense"] = SIZES[r["size"]].steps(r["epochs"])
     budgets = {tuple(r[k] for k in WHERE) for r in rows if r["budget"] == "flops"}
     same = [{**r, "budget": "flops"} for r in rows if r["way"] == OURS and r["budget"] == "epochs"]
     every = rows + [r for r in same if tuple(r[k] for k in WHERE) in budgets]

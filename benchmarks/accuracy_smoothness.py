@@ -15,7 +15,7 @@ import torch
 
 import gdp
 from benchmarks.accuracy import SIZES
-from benchmarks.accuracy_data import BATCH, Images, load
+from benchmarks.accuracy_data import Images, load
 from benchmarks.accuracy_gates import GATES
 from benchmarks.accuracy_networks import NETWORKS
 from benchmarks.accuracy_training import Size, fit
@@ -65,7 +65,7 @@ def main() -> None:
     torch.set_num_threads(1)
     size = SIZES[options.size]
     data = load(options.data, size.side, size.images)
-    steps = size.epochs * (size.images // BATCH)
+    steps = size.steps(size.epochs)
     print(
         "| network | gates | target | seed | validation accuracy per epoch | worst drop | gates in (0, 0.5) | least |"
     )

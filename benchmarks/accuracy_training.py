@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from benchmarks.accuracy_data import Images, loader
+from benchmarks.accuracy_data import BATCH, Images, loader
 from gdp.flops import count_flops
 from lightning_modules.classification import Classification
 
@@ -36,6 +36,10 @@ class Size:
     epochs: int
     width: float
     precision: str
+
+    def steps(self, epochs: float) -> int:
+        """Optimizer steps of so many epochs."""
+        return round(epochs * (self.images // BATCH))
 
 
 class Classifier(Classification):

@@ -148,8 +148,7 @@ class Annealed(GateFamily):
     def moved(self, raw: Tensor, keep: Tensor, temperature: float, window: Window) -> Tensor:
         """Held-out batches move these gates. Own choice: those that are as good as closed become exactly 0; and in the
         last quarter of the window, gates glide to the side on which they will end."""
-        first, last = self.annealing
-        if temperature < first * (last / first) ** 0.75:
+        if temperature < self.temperature(0.75):
             glide = torch.where(keep, 4.0, -4.0) / (window.end - window.start)
             raw = torch.where(raw > 0, (raw + glide).clamp(TINY, 1.0), 0.0)
         return torch.where(~keep & (indicator(raw, temperature) < CLOSED), 0.0, raw)
