@@ -11,7 +11,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from benchmarks.accuracy_gates import GATES, VARIANTS
 from benchmarks.accuracy_networks import NETWORKS
 from benchmarks.accuracy_peers import PEERS
 from benchmarks.accuracy_training import Size
-from benchmarks.accuracy_ways import Job, baseline, run
+from benchmarks.accuracy_ways import KEY, Job, baseline, run
 
 SIZES = {
     "smoke": Size(16, 20000, 6, 0.25, "bf16-mixed"),
@@ -96,9 +96,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def missing(todo: Iterable[Job], out: Path, size: str) -> list[Job]:
     """Jobs that the file has no row of."""
-    names = ("size", *(field.name for field in fields(Job) if field.name != "steps"))
-    done = {tuple(r[name] for name in names) for r in rows_of(out)}
-    return [job for job in todo if (size, *job.key) not in done]
+    done = {(r["size"], *(r[name] for name in KEY)) for r in rows_of(out)}
+    return [job for job in todo if (size, *(str(getattr(job, name)) for name in KEY)) not in done]
 
 
 def main() -> None:

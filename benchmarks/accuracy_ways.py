@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,9 @@ class Job:
     epochs: float
     steps: int
 
-    @property
-    def key(self) -> tuple[str, ...]:
-        """What a run is known by; its steps at equal FLOPs follow from what others have spent."""
-        return tuple(str(value) for name, value in vars(self).items() if name != "steps")
+
+# what a run is known by; its steps at equal FLOPs follow from what others have spent
+KEY = tuple(field.name for field in fields(Job) if field.name != "steps")
 
 
 def suited(size: Size, model: str) -> Size:

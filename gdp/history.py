@@ -41,14 +41,11 @@ class History:
         self, step: int, flops: float, allowed: float, multiplier: float, values: Tensor, opened: Tensor
     ) -> None:
         """Note a moment; the last one always stands at the end, others only if they are among those that are kept."""
-        if self.steps[-1:] == [step]:  # training ended at a step at which channels were chosen
-            self._seen -= 1
+        again = self.steps[-1:] == [step]  # training ended at a step at which channels were chosen
+        if again or (self._seen and (self._seen - 1) % self.every):  # or the moment before was there as the last only
             for line in self._lines:
                 line.pop()
-        elif self._seen and (self._seen - 1) % self.every:  # the moment before was there as the last one only
-            for line in self._lines:
-                line.pop()
-        self._seen += 1
+        self._seen += not again
         bins = torch.histc(values.float().cpu(), BINS, 0.0, 1.0).int().tolist()
         for line, entry in zip(self._lines, (step, flops, allowed, multiplier, bins, opened.tolist()), strict=True):
             line.append(entry)
