@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 import gdp
-from gdp.gradients import by_channel
+from gdp.gates import by_channel
 
 
 class Magnitude(gdp.Polar):

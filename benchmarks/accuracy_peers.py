@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.accuracy_data import Images, loader
-from gdp.flops import count_flops
+from gdp.utils import count_flops
 
 CLASSES = 10
 ROUNDS = 10  # of pruning and measuring anew, where a method is iterative

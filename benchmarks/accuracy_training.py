@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.accuracy_data import BATCH, Images, loader
-from gdp.flops import count_flops
+from gdp.utils import count_flops
 from lightning_modules.classification import Classification
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

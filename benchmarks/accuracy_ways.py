@@ -18,7 +18,7 @@ from benchmarks.accuracy_gates import GATES, VARIANTS
 from benchmarks.accuracy_networks import NETWORKS
 from benchmarks.accuracy_peers import PEERS, cut, regularizer
 from benchmarks.accuracy_training import Size, accuracy, fit
-from gdp.flops import count_flops
+from gdp.utils import count_flops
 
 # The highest learning rates, the best of 0.05, 0.1, 0.2 and 0.4 on held-out images: of training from scratch, chosen
 # with the dense network, and of training on after pruning, and from trained weights, chosen with Torch-Pruning.

@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 import gdp
 from benchmarks.coverage_models import build, other_input, prepare
-from gdp.budget import lowest
-from gdp.flops import count_flops
-from gdp.preflight import preflight
+from gdp.selection import lowest
+from gdp.surgery import preflight
+from gdp.utils import count_flops
 
 TOLERANCE = 1e-5  # relative; what a cut network may differ by from the gated one
 CONTROL = 10 * TOLERANCE  # what one closed group left open, and another input, have to change at least

@@ -29,7 +29,7 @@ from benchmarks.latency import REPEAT, TURN, WARM_UP, Call, command, eager, mach
 from benchmarks.latency_networks import BATCH, CLASSES, Source, build, default_size, observed
 from benchmarks.latency_plot import Record
 from gdp.graph import FlopModel
-from gdp.widths import Widths
+from gdp.selection import Widths
 
 MODELS = ["resnet50", "mobilenet_v2", "resnet56"]
 UNIT = 1e-15  # seconds; coefficients are whole numbers, and an element of a linear layer takes a fraction of 1e-9

@@ -12,9 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 import gdp
-from gdp.budget import check_reachable
-from gdp.flops import count_flops, count_parameters
-from gdp.widths import Widths
+from gdp.selection import Widths, check_reachable
+from gdp.utils import count_flops, count_parameters
 from lightning_modules.resnet_cifar import resnet20, resnet56
 
 SMALL = {"resnet20": resnet20, "resnet56": resnet56}  # for 32x32 images, 10 classes

@@ -21,7 +21,7 @@ import gdp
 from benchmarks import scale_ddp
 from benchmarks.scale_plot import STARTUP, TARGET, budgets, chapter
 from gdp.gates import insert_gates
-from gdp.preflight import preflight, trained_readers_only
+from gdp.surgery import preflight, trained_readers_only
 
 PATIENCE = 10.0  # seconds after which a figure is not measured once more
 STREAM = 128  # channels of the residual stream: each costs less than the 1 % that a choice may leave unused

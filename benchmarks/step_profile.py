@@ -14,7 +14,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import gdp
-from gdp import readers
+from gdp.gates import gated_layers as readers
 
 PARTS = {
     "multiply": "`gate * weight`, in forward and again for backward",

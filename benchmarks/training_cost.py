@@ -28,7 +28,7 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.training_cost_document import case_table, write
 from benchmarks.training_cost_runs import CLASSES, SIDE, WAYS, Batch, Case, Dense, Record, accuracy, timed, train_epoch
-from gdp.flops import count_flops
+from gdp.utils import count_flops
 from lightning_modules.classification import build
 from lightning_modules.data import CIFAR_MEAN, CIFAR_STD
 

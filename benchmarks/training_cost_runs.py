@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gdp
-from gdp.flops import count_flops
-from gdp.preflight import preflight
+from gdp.surgery import preflight
+from gdp.utils import count_flops
 
 CLASSES = 10
 SIDE = 32  # images are cropped and flipped at this size, and scaled to what the network sees after that

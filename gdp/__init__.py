@@ -1,20 +1,15 @@
 """gdp makes a convolutional network smaller while it trains, exactly at its FLOPs target (GDP, arXiv 2109.02220)."""
 
-from gdp.annealed import Annealed
-from gdp.callback import GDPCallback
-from gdp.checkpoint import load_checkpoint
 from gdp.errors import GDPError
-from gdp.family import GateFamily
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph
-from gdp.polar import Polar
-from gdp.preflight import check
-from gdp.pruner import Pruner
-from gdp.removal import remove
+from gdp.lightning import GDPCallback
+from gdp.methods import Annealed, GateFamily, Polar
+from gdp.pruning import Pruner
 from gdp.report import Report
-from gdp.store import load_pruned, save_pruned
-from gdp.trace import trace
-from gdp.zeros import remove_zeros
+from gdp.saving import load_checkpoint, load_pruned, save_pruned
+from gdp.surgery import check, remove, remove_zeros
+from gdp.tracing import trace
 
 __version__ = "0.1.0"
 

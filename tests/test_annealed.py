@@ -16,8 +16,8 @@ from torchvision.models import resnet18
 
 import gdp
 from gdp import Annealed, GDPCallback
-from gdp.annealed import indicator
-from gdp.gradients import gate_gradients
+from gdp.gates import gate_gradients
+from gdp.methods import indicator
 
 QUICK = Annealed(every=1, pace=2.0, annealing=(0.3, 0.02))  # learns something in a window of twenty steps
 
@@ -186,7 +186,7 @@ def test_a_run_meets_the_target_exactly(gate, kw):
     lit, pruning, values, end = fit(gate, **kw)
     report = pruning.report
     assert target - 0.01 <= report.remaining <= target and report.max_rel <= 1e-5
-    assert gdp.flops.count_flops(lit.net, torch.zeros(1, 3, 12, 12)) == report.flops_after == report.flops_predicted
+    assert gdp.utils.count_flops(lit.net, torch.zeros(1, 3, 12, 12)) == report.flops_after == report.flops_predicted
     # gates are closed or above one half from the end of the window on, and no group is ever empty
     settled, end = values[-1], end * kw.get("accumulate_grad_batches", 1)
     assert ((settled == 0) | (settled > 0.5)).all() and 0 < (settled == 0).sum() < len(settled)

@@ -13,9 +13,9 @@ from torchvision.models import convnext_tiny, mobilenet_v3_small, regnet_y_400mf
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import gdp
-from gdp.flops import count_flops
-from gdp.plan import Plan
+from gdp.graph import Plan
 from gdp.surgery import cut
+from gdp.utils import count_flops
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

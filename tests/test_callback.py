@@ -40,13 +40,13 @@ def outputs(module: nn.Module) -> torch.Tensor:
 def test_the_whole_path():
     pl.seed_everything(0)
     lit, pruning = Lit(), GDPCallback(target_flops=0.4)
-    dense = gdp.flops.count_flops(lit.net, torch.zeros(1, 3, 12, 12))
+    dense = gdp.utils.count_flops(lit.net, torch.zeros(1, 3, 12, 12))
     keys = list(lit.state_dict())
     watch = Watch(pruning)
     trainer(pruning, watch, epochs=30).fit(lit, loader(shuffle=True), loader())
     report = pruning.report
     # the target holds, by fvcore's own count of the network that is left
-    assert gdp.flops.count_flops(lit.net, torch.zeros(1, 3, 12, 12)) == report.flops_after == report.flops_predicted
+    assert gdp.utils.count_flops(lit.net, torch.zeros(1, 3, 12, 12)) == report.flops_after == report.flops_predicted
     assert 0.39 <= report.flops_after / dense <= 0.4
     # what was trained is what is left: same outputs as with gates, after the last step
     torch.testing.assert_close(outputs(lit), watch.last, rtol=1e-5, atol=1e-5)
@@ -158,14 +158,14 @@ def test_example_from_the_first_batch(form):
     lit, pruning = Formed(), GDPCallback(target_flops=0.5)
     trainer(pruning, epochs=2).fit(lit, data)
     assert 0.49 <= pruning.report.remaining <= 0.5
-    assert pruning.report.flops_before == gdp.flops.count_flops(small_net(), torch.zeros(1, 3, 12, 12))
+    assert pruning.report.flops_before == gdp.utils.count_flops(small_net(), torch.zeros(1, 3, 12, 12))
 
 
 def test_example_input_array_is_preferred_and_no_batch_is_drawn_for_it():
     lit, pruning = Lit(), GDPCallback(target_flops=0.5)
     lit.example_input_array = torch.zeros(3, 3, 12, 12)
     trainer(pruning, epochs=2).fit(lit, loader())
-    assert pruning.report.flops_before == 3 * gdp.flops.count_flops(small_net(), torch.zeros(1, 3, 12, 12))
+    assert pruning.report.flops_before == 3 * gdp.utils.count_flops(small_net(), torch.zeros(1, 3, 12, 12))
 
 
 def test_taking_an_example_leaves_the_run_as_it_was():
@@ -269,7 +269,7 @@ def test_the_same_callback_prunes_another_model():
     for _ in range(2):
         lit = Lit()
         trainer(pruning, epochs=2).fit(lit, loader())
-        assert gdp.store.recall(lit.net) is pruning.report and lit.net[1][0].out_channels < 16
+        assert gdp.report.recall(lit.net) is pruning.report and lit.net[1][0].out_channels < 16
 
 
 def test_resumed_equals_uninterrupted(tmp_path):

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn, ssdlite320_mobilenet_v3_large
 
 import gdp
-from gdp.flops import count_flops
+from gdp.utils import count_flops
 
 
 class Detector(pl.LightningModule):

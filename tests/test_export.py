@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision.models import get_model
 
 import gdp
-from gdp.preflight import preflight
+from gdp.surgery import preflight
 
 ROUNDING = 1e-5  # of the largest output: compilers fuse BN into convs and sum in another order, 2e-6 at most here
 FAR = 1e-3  # what an error has to give at least: a hundred times what is allowed

@@ -6,7 +6,7 @@ from nets import DictOutput, Residual
 from torch import nn
 
 import gdp
-from gdp.flops import count_flops
+from gdp.utils import count_flops
 
 X = torch.randn(2, 3, 12, 12)
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import gdp
 from gdp.gates import polar
-from gdp.removal import fold
+from gdp.surgery import fold
 
 X = torch.randn(2, 3, 12, 12)
 

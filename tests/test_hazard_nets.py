@@ -8,9 +8,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import gdp
-from gdp.export import run
-from gdp.flops import count_flops
-from gdp.preflight import preflight
+from gdp.surgery import preflight
+from gdp.utils import count_flops, run
 
 TOLERANCE = 1e-5
 

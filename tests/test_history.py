@@ -17,8 +17,7 @@ from torch import nn
 
 import gdp
 from gdp import GDPCallback
-from gdp.history import BINS, LIMIT, History
-from gdp.store import recall
+from gdp.report import BINS, LIMIT, History, recall
 
 KINDS = pytest.mark.parametrize("gate", ["polar", "annealed"])
 

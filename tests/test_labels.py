@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdp.labels import Labels, Units, components
+from gdp.tracing import Labels, Units, components
 
 
 @given(

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 import gdp
-from gdp.latency import UNITS, latency_model
+from gdp.selection import UNITS, latency_model
 
 
 class Slow(nn.Conv2d):

@@ -33,7 +33,7 @@ def folder_of_images(root: Path, splits: dict[str, int], size: int = 32) -> Path
 )
 def test_networks_by_name(name, parameters):
     net = build(name, 10)
-    assert gdp.flops.count_parameters(net) == parameters
+    assert gdp.utils.count_parameters(net) == parameters
     assert net.eval()(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
@@ -122,7 +122,7 @@ def test_a_run_from_a_config_ends_with_report_and_file(tmp_path):
     assert "gdp: what is left" in done.stdout and "test/accuracy" in done.stdout
     (saved,) = tmp_path.rglob("pruned.pt")
     net = gdp.load_pruned(build("resnet20", 10, channels=1), saved)
-    assert 0.39 <= gdp.flops.count_flops(net, torch.zeros(1, 1, 8, 8)) / 2_540_416 <= 0.4
+    assert 0.39 <= gdp.utils.count_flops(net, torch.zeros(1, 1, 8, 8)) / 2_540_416 <= 0.4
 
 
 @pytest.mark.parametrize("config", sorted(p.name for p in (ROOT / "configs").glob("*.yaml")))

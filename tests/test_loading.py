@@ -275,10 +275,10 @@ def test_intact_files_of_other_forms_are_not_called_damaged(tmp_path, form):
         with zipfile.ZipFile(path) as read, zipfile.ZipFile(other, "w", zipfile.ZIP_DEFLATED) as write:
             for record in read.infolist():
                 write.writestr(record.filename, read.read(record))
-        gdp.files.check_intact(other)
+        gdp.utils.check_intact(other)
     else:
         torch.save(torch.load(path, weights_only=True), other, _use_new_zipfile_serialization=False)
-        gdp.files.check_intact(other)
+        gdp.utils.check_intact(other)
         torch.testing.assert_close(
             outputs(gdp.load_checkpoint(Lit(), other)), outputs(gdp.load_checkpoint(Lit(), path))
         )

@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import gdp
 from benchmarks.step_profile import peak_rise, state_bytes
-from gdp import GDPCallback, readers
+from gdp import GDPCallback
 from gdp.gates import Gates
+from gdp.gates import gated_layers as readers
 from gdp.graph import ChannelGraph
 
 AREA = "Memory"

@@ -2,10 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from gdp.family import anneal
-from gdp.gates import polar
-from gdp.gradients import gate_gradient
-from gdp.polar import Polar, move, sensitivity
+from gdp.gates import gate_gradient, polar
+from gdp.methods import Polar, anneal, move, sensitivity
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -12,8 +12,8 @@ from nets import AuxiliaryHead, Concat, Literal, Residual, conv, randomize
 from torch import nn
 
 import gdp
-from gdp.flops import count_flops
-from gdp.preflight import preflight
+from gdp.surgery import preflight
+from gdp.utils import count_flops
 
 X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 

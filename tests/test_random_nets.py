@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 import gdp
 from gdp.gates import Gates
-from gdp.preflight import preflight
+from gdp.surgery import preflight
 
 FUZZ = "RANDOM_NETS" in os.environ
 OUTPUT = "reaches the network's output"

@@ -7,7 +7,7 @@ from nets import Chain, Literal, Residual, Transposed, randomize
 from torch import nn
 
 import gdp
-from gdp.compare import Difference
+from gdp.utils import Difference
 
 X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 

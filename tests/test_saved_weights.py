@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import gdp
-from gdp import readers
+from gdp.gates import gated_layers as readers
 
 NEVER, ALWAYS = 10**12, 0  # is the input of a layer gated in place of its weight
 

@@ -12,9 +12,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_leaves
 
 import gdp
-from gdp.plan import Plan
-from gdp.preflight import preflight
-from gdp.shrink import shrink
+from gdp.graph import Plan
+from gdp.surgery import preflight, shrink
 
 TIGHT = {"rtol": 1e-8, "atol": 1e-10}
 

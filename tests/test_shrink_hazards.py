@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import gdp
 from gdp import GDPCallback
-from gdp.shrink import refuse_optimizers, shrink
+from gdp.surgery import refuse_optimizers, shrink
 
 
 class Centred(Lit):
@@ -166,9 +166,9 @@ def test_an_interrupted_run_is_taken_up_again_and_ends_at_the_target(tmp_path):
         trainer(GDPCallback(0.4), epochs=10).fit(lit, loader())
     with pytest.warns(UserWarning, match="interrupted run has cut this network in part"):
         trainer(pruning, epochs=10).fit(lit, loader())
-    dense = gdp.flops.count_flops(Lit().net, torch.zeros(1, 3, 12, 12))
+    dense = gdp.utils.count_flops(Lit().net, torch.zeros(1, 3, 12, 12))
     assert pruning.report.flops_before == dense
-    assert 0.39 <= gdp.flops.count_flops(lit.net, torch.zeros(1, 3, 12, 12)) / dense <= 0.4
+    assert 0.39 <= gdp.utils.count_flops(lit.net, torch.zeros(1, 3, 12, 12)) / dense <= 0.4
     gdp.save_pruned(lit.net, tmp_path / "small.pt")
     loaded = gdp.load_pruned(small_net(), tmp_path / "small.pt").eval()
     x = images().tensors[0]

@@ -13,7 +13,7 @@ from strategies_script import WAYS, Plain, run
 from torch import nn
 
 from gdp import GDPCallback
-from gdp.hooks import refuse_setup
+from gdp.lightning import refuse_setup
 
 
 @pytest.fixture(scope="module")

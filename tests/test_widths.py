@@ -10,9 +10,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 import gdp
-from gdp.budget import lowest
-from gdp.selection import Ranking, select_channels
-from gdp.widths import Widths
+from gdp.selection import Ranking, Widths, lowest, select_channels
 
 X = torch.randn(1, 3, 12, 12)
 GRAPHS = [gdp.trace(net(), X) for net in (Chain, Residual, Grouped)]

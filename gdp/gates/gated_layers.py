@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from gdp.errors import GDPError
 from gdp.graph import ChannelGraph
+from gdp.utils import SUFFIX
 
-SUFFIX = "_gdp_gate"  # the buffer beside a gated weight: `conv.weight` has `conv.weight_gdp_gate`
 LARGE = 2**16  # elements of a weight from which it pays to save memory and passes over it
 PRODUCT = "_gdp_product"  # the gated weight, while its layer computes
 FEW = 4  # a layer that reads this many times fewer activations than it has weights has its input gated
@@ -222,17 +221,3 @@ def fold_copies(module: nn.Module, known: Iterable[Reader]) -> None:
 
 def _is_gated(cls: type) -> bool:
     return cls.__module__ == __name__
-
-
-def refuse_gated(model: nn.Module) -> None:
-    """Refuse a network that has gates.
-
-    Raises:
-        GDPError: it has.
-    """
-    if any(name.endswith(SUFFIX) for name, _ in model.named_buffers()):
-        raise GDPError(
-            f"This {type(model).__name__} has gates already, probably from a run that was interrupted. Finish it with "
-            "gdp.remove(network, pruner.graph, pruner.gates), or, if nothing was cut yet, take the gates away with "
-            "pruner.gates.withdraw()."
-        )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gdp.errors import GDPError
-from gdp.gates import Gates
+from gdp.gates.gates import Gates
 
 
 def gate_gradient(weight: Tensor, grad: Tensor, dim: int) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from gdp.errors import GDPError
-from gdp.graph import Block, ChannelGraph
-from gdp.names import plain_name, plain_state
+from gdp.graph.channel_graph import ChannelGraph
+from gdp.graph.residual_branch import Block
+from gdp.utils import plain_name, plain_state
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from gdp.errors import GDPError
-from gdp.names import unwrapped
+from gdp.utils import unwrapped
 
 DEPTH = 1  # objects that a callback or the training module holds are looked into, what these hold is not
 NOT_THE_USERS = ("torch", "pytorch_lightning", "lightning", "builtins", "types", "functools")

@@ -9,21 +9,18 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gdp.budget import check_target
-from gdp.checkpoint import pruned
-from gdp.ending import end, finish
 from gdp.errors import GDPError
-from gdp.example import find_network
-from gdp.family import GateFamily
-from gdp.follow import cut_on_the_way, refuse_cuts
-from gdp.gates import Gates
-from gdp.installation import Installation
-from gdp.kinds import Kind, family_of
-from gdp.progress import refuse_lbfgs
-from gdp.pruner import Pruner
-from gdp.readers import HOOKS
-from gdp.trace import check_ignore
-from gdp.widths import check_widths
+from gdp.gates import HOOKS, Gates
+from gdp.lightning.cut_in_training import cut_on_the_way, refuse_cuts
+from gdp.lightning.lifecycle import end, finish
+from gdp.lightning.network import find_network
+from gdp.lightning.run import Installation
+from gdp.lightning.unsupported import refuse_lbfgs
+from gdp.methods import GateFamily, Kind, family_of
+from gdp.pruning import Pruner
+from gdp.saving import pruned
+from gdp.selection import check_target, check_widths
+from gdp.tracing import check_ignore
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gdp.copies import averages, refuse_unknown
 from gdp.errors import GDPError
 from gdp.gates import Gates
-from gdp.pruner import Pruner
-from gdp.shrink import refuse_optimizers
+from gdp.lightning.averaging import averages, refuse_unknown
+from gdp.pruning import Pruner
+from gdp.surgery import refuse_optimizers
 
 
 def follow_averages(trainer: Any, module: nn.Module, name: str, gates: Gates) -> None:

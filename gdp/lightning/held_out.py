@@ -24,10 +24,10 @@ from torch.utils.data import (
 from torchmetrics import Metric
 
 from gdp.errors import GDPError
-from gdp.family import Batches, GateFamily
-from gdp.progress import gradient_scale
-from gdp.pruner import Pruner
-from gdp.readers import SUFFIX
+from gdp.lightning.step_counter import gradient_scale
+from gdp.methods import Batches, GateFamily
+from gdp.pruning import Pruner
+from gdp.utils import SUFFIX
 
 SEED = 0  # of the split, which is the same in every process and in a resumed run
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gdp.errors import GDPError
-from gdp.export import Inputs, inputs_for, mode_of
-from gdp.names import unwrapped
+from gdp.utils import Inputs, inputs_for, mode_of, unwrapped
 
 Candidate = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of forward
 

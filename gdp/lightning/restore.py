@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gdp.checkpoint import State, cut_along, load_plain, plain
-from gdp.copies import Copy
 from gdp.errors import GDPError
-from gdp.names import state_for
-from gdp.plan import Plan
-from gdp.readers import SUFFIX
-from gdp.store import recall
+from gdp.graph import Plan
+from gdp.lightning.averaging import Copy
+from gdp.report import recall
+from gdp.saving import State, cut_along, load_plain, plain
 from gdp.surgery import select
+from gdp.utils import SUFFIX, state_for
 
 BEFORE = (
     "This checkpoint was written before the channels were cut and does not fit the small network; nothing was loaded. "

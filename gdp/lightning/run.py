@@ -9,25 +9,23 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from gdp.board import Board
-from gdp.checkpoint import resume, snapshot
-from gdp.copies import averages
-from gdp.ending import leave
-from gdp.entry import start_pruning
 from gdp.errors import GDPError
-from gdp.evaluate import load
-from gdp.example import find_network
-from gdp.family import GateFamily
-from gdp.files import check_intact
-from gdp.follow import follow_averages
-from gdp.held_out import HeldOut, held_out
-from gdp.hooks import extend_once, lives_here, refuse_setup
-from gdp.lightning import Callback
-from gdp.progress import Clock
-from gdp.pruner import Pruner
-from gdp.readers import HOOKS
-from gdp.report import Report
-from gdp.store import recall
+from gdp.gates import HOOKS
+from gdp.lightning.averaging import averages
+from gdp.lightning.compat import Callback
+from gdp.lightning.cut_in_training import follow_averages
+from gdp.lightning.held_out import HeldOut, held_out
+from gdp.lightning.lifecycle import leave, start_pruning
+from gdp.lightning.network import find_network
+from gdp.lightning.restore import load
+from gdp.lightning.step_counter import Clock
+from gdp.lightning.tensorboard import Board
+from gdp.lightning.unsupported import extend_once, lives_here, refuse_setup
+from gdp.methods import GateFamily
+from gdp.pruning import Pruner
+from gdp.report import Report, recall
+from gdp.saving import resume, snapshot
+from gdp.utils import check_intact
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from torch import Tensor
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
 from gdp.errors import GDPError
-from gdp.pruner import Pruner
+from gdp.pruning import Pruner
 
 
 def plan_of(trainer: Any) -> list[float]:
@@ -137,21 +137,3 @@ def gradient_scale(trainer: Any) -> float:
     """The scale of the gradient scaler; it falls when a step was skipped."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return 1.0 if scaler is None else float(scaler.get_scale())
-
-
-def refuse_lbfgs(trainer: Any) -> None:
-    """Say that LBFGS does not go with gates.
-
-    Raises:
-        GDPError: the run uses it.
-    """
-    if any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
-        raise GDPError(
-            "LBFGS relies on a loss that stays the same from step to step, but closing gates change it. Use an "
-            "optimizer of single steps, such as SGD or AdamW."
-        )
-
-
-def is_finetuned(trainer: Any) -> bool:
-    """Whether a callback of the run freezes layers for a while (BackboneFinetuning and other BaseFinetuning)."""
-    return any(cls.__name__ == "BaseFinetuning" for c in trainer.callbacks for cls in type(c).__mro__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gdp.pruner import Pruner
+from gdp.pruning import Pruner
 
 
 class Board:

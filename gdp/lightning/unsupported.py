@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+from torch.optim import LBFGS
 
 from gdp.errors import GDPError
 
@@ -59,3 +60,21 @@ def refuse_setup(trainer: Any) -> None:
 def lives_here(trainer: Any) -> bool:
     """Whether the network that is trained is the one the user holds; spawned and forked processes train a copy."""
     return getattr(trainer.strategy, "_start_method", "popen") == "popen"
+
+
+def refuse_lbfgs(trainer: Any) -> None:
+    """Say that LBFGS does not go with gates.
+
+    Raises:
+        GDPError: the run uses it.
+    """
+    if any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
+        raise GDPError(
+            "LBFGS relies on a loss that stays the same from step to step, but closing gates change it. Use an "
+            "optimizer of single steps, such as SGD or AdamW."
+        )
+
+
+def is_finetuned(trainer: Any) -> bool:
+    """Whether a callback of the run freezes layers for a while (BackboneFinetuning and other BaseFinetuning)."""
+    return any(cls.__name__ == "BaseFinetuning" for c in trainer.callbacks for cls in type(c).__mro__)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from gdp.errors import GDPError
-from gdp.family import CLOSED, Batches, GateFamily, Moment, State
-from gdp.polar import MEMORY, sensitivity
-from gdp.schedule import Window
+from gdp.methods.base import CLOSED, Batches, GateFamily, Moment, State
+from gdp.methods.polar import MEMORY, sensitivity
+from gdp.methods.schedule import Window
 
 TIE = 1e-3  # by how much of x it may change their order
 BETAS, TINY = (0.9, 0.999), 1e-8  # of Adam, which DARTS (arXiv 1806.09055), and so DAIS, learns indicators with

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gdp.gates import Gates
 from gdp.graph import FlopModel
-from gdp.schedule import Schedule, Window
+from gdp.methods.schedule import Schedule, Window
 
 State = dict[str, Tensor]  # what a family remembers between steps; it is part of checkpoints
 

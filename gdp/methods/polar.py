@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from gdp.errors import GDPError
-from gdp.family import CLOSED, GateFamily, Moment, State
 from gdp.gates import polar
-from gdp.schedule import Window
+from gdp.methods.base import CLOSED, GateFamily, Moment, State
+from gdp.methods.schedule import Window
 
 MEMORY = 0.95  # weight of the past in the running mean of squared gate gradients
 SHUT = 1e-3  # x falls by this factor in one glide: with the last eps, to about that value of the gate

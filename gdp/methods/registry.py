@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gdp.annealed import Annealed
 from gdp.errors import GDPError
-from gdp.family import GateFamily
-from gdp.polar import Polar
+from gdp.methods.annealed import Annealed
+from gdp.methods.base import GateFamily
+from gdp.methods.polar import Polar
 
 Kind = Literal["polar", "annealed"]
 KINDS: dict[str, type[GateFamily]] = {"polar": Polar, "annealed": Annealed}

@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from gdp.together import in_all
+from gdp.utils import in_all
 
 
 class Vigil:

@@ -10,22 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gdp.budget import allowance, check_reachable, check_target
-from gdp.choice import choose
 from gdp.errors import GDPError
-from gdp.family import GateFamily, Moment
-from gdp.gates import insert_gates
-from gdp.gradients import gate_gradients, held_out_gradients
+from gdp.gates import gate_gradients, held_out_gradients, insert_gates
 from gdp.graph import ChannelGraph, FlopModel
-from gdp.history import History
-from gdp.polar import Polar
-from gdp.resumption import refuse_other_run, restore, saved
-from gdp.schedule import Window
-from gdp.shrink import shrink
-from gdp.surgery import Undo
-from gdp.together import as_on_rank_zero
-from gdp.vigil import Vigil
-from gdp.widths import Widths
+from gdp.methods import GateFamily, Moment, Polar, Window
+from gdp.pruning.finite_guard import Vigil
+from gdp.pruning.resume_check import refuse_other_run, restore, saved
+from gdp.report import History
+from gdp.selection import Widths, allowance, check_reachable, check_target, choose
+from gdp.surgery import Undo, shrink
+from gdp.utils import as_on_rank_zero
 
 DENSE = 2.0  # a fraction of the FLOPs that allows everything
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gdp.compare import Difference
 from gdp.errors import GDPError
-from gdp.history import History
-from gdp.shrink import cut_to
+from gdp.report import History
+from gdp.surgery import cut_to
+from gdp.utils import Difference
 
 if TYPE_CHECKING:
-    from gdp.pruner import Pruner
+    from gdp.pruning.pruner import Pruner
 
 PLACE = ("steps", "total_steps", "done", "multiplier", "looked", "opens", "opened", "keep")
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from gdp.errors import GDPError
-from gdp.files import AnyPath
-from gdp.history import History
+from gdp.report.history import History
+from gdp.utils import AnyPath
 
 ROW, MANY = 0.16, 120  # inches per group; of more groups only the first are named
 

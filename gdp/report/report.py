@@ -10,12 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from gdp.errors import GDPError
-from gdp.files import AnyPath
-from gdp.graph import Frozen
-from gdp.history import History
-from gdp.names import plain_name
-from gdp.plan import Plan
-from gdp.plot import plot
+from gdp.graph import Frozen, Plan
+from gdp.report.history import History
+from gdp.report.plot import plot
+from gdp.utils import AnyPath, plain_name
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,15 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from gdp.copies import Copy
 from gdp.errors import GDPError
-from gdp.files import AnyPath, read
-from gdp.gates import Gates
-from gdp.names import module_of, plain_state, state_for, tensors_of
-from gdp.plan import Plan
-from gdp.pruner import Pruner
-from gdp.readers import SUFFIX, gated_weight
-from gdp.report import Report
-from gdp.shrink import planned
-from gdp.store import check_fit, recall, remember
-from gdp.surgery import Undo, cut
+from gdp.gates import Gates, gated_weight
+from gdp.graph import Plan
+from gdp.lightning import Copy
+from gdp.pruning import Pruner
+from gdp.report import Report, recall, remember
+from gdp.saving.pruned_file import check_fit
+from gdp.surgery import Undo, cut, planned
+from gdp.utils import SUFFIX, AnyPath, module_of, plain_state, read, state_for, tensors_of
 
 State = dict[str, Any]
 Module = TypeVar("Module", bound=nn.Module)

@@ -5,31 +5,18 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from typing import TypeVar
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from gdp.errors import GDPError
-from gdp.files import AnyPath, read, write
-from gdp.names import plain_name, plain_state, state_for, unwrapped
-from gdp.plan import Plan
-from gdp.report import Report
+from gdp.graph import Plan
+from gdp.report import Report, remember
+from gdp.report.registry import _reports
 from gdp.surgery import check_shapes, cut
+from gdp.utils import AnyPath, plain_name, plain_state, read, state_for, unwrapped, write
 
 FORMAT = 1
 Net = TypeVar("Net", bound=nn.Module)
-
-_reports: WeakKeyDictionary[nn.Module, Report] = WeakKeyDictionary()  # nothing of gdp is stored on the network itself
-
-
-def remember(model: nn.Module, report: Report) -> None:
-    """Keep the report of a network that was just cut for as long as the network lives."""
-    _reports[model] = report
-
-
-def recall(model: nn.Module) -> Report | None:
-    """The report of a network that was cut in this process, if it was."""
-    return _reports.get(model)
 
 
 def save_pruned(model: nn.Module, path: AnyPath, report: Report | None = None) -> None:

@@ -6,7 +6,7 @@ import math
 
 from gdp.errors import GDPError
 from gdp.graph import ChannelGraph
-from gdp.widths import Widths
+from gdp.selection.constraints import Widths
 
 
 def lowest(graph: ChannelGraph, widths: Widths | None = None) -> int:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from gdp.errors import GDPError
-from gdp.export import copied, mode_of, uncompiled
 from gdp.graph import ChannelGraph, FlopModel
+from gdp.utils import copied, mode_of, uncompiled
 
 RUNS = 5  # measured, after two that are not
 UNITS = 2**50  # of the whole network's time: the model counts in integers

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gdp.graph import FlopModel
-from gdp.widths import Widths
+from gdp.selection.constraints import Widths
 
 EXCHANGES = 30_000  # count vectors that are tried at most
 

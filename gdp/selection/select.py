@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gdp.exchange import EXCHANGES, exchanged
 from gdp.graph import FlopModel
-from gdp.widths import Widths
+from gdp.selection.constraints import Widths
+from gdp.selection.local_search import EXCHANGES, exchanged
+from gdp.selection.ranking import Ranking
 
 PARTS = 32  # borders that are tried at once
 RUN = 4096  # channels that are filled in at once at most
@@ -30,73 +32,6 @@ class Selection:
     keep: Tensor
     opened: Tensor
     multiplier: float
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The channels that are not closed, the worthiest per FLOP first.
-
-    Attributes:
-        channel: which channel of all groups it is, shape (open channels,).
-        ratio: worth per FLOP.
-        group: the group of each.
-        places: where in this order the channels of every group stand, one group after the other.
-        start: where a group begins in `places`, shape (groups + 1,).
-        worth: of every channel of all groups, float64.
-    """
-
-    channel: np.ndarray
-    ratio: np.ndarray
-    group: np.ndarray
-    places: np.ndarray
-    start: np.ndarray
-    worth: Tensor
-
-    @classmethod
-    def of(cls, worth: Tensor, group_of: Tensor, alive: Tensor, flops: FlopModel) -> Ranking:
-        """Rank channels.
-
-        Args:
-            worth: how much the loss would suffer without each channel, shape (channels,), not negative.
-            group_of: group of every channel.
-            alive: channels that are not closed for good.
-            flops: the FLOPs as a function of open counts.
-        """
-        groups, worth = len(flops.sizes), worth.double()
-        open_now = np.flatnonzero(alive.numpy())
-        group = group_of.numpy()[open_now]
-        limit = np.bincount(group, minlength=groups)
-        ratio = worth.numpy()[open_now] / np.maximum(flops.marginal(torch.from_numpy(limit)).numpy(), 1e-30)[group]
-        ratio = np.nan_to_num(ratio, nan=0.0, posinf=np.finfo(np.float64).max)
-        order = _falling(ratio)
-        group = group[order]
-        # integers of 16 bits are sorted by radix, ten times as fast
-        places = np.argsort(group.astype(np.uint16) if groups < 2**16 else group, kind="stable")
-        return cls(open_now[order], ratio[order], group, places, np.concatenate([[0], limit.cumsum()]), worth)
-
-    @property
-    def limit(self) -> Tensor:
-        """Open channels of every group, shape (groups,)."""
-        return torch.from_numpy(np.diff(self.start))
-
-    @property
-    def _seat(self) -> np.ndarray:
-        """Which of its group's channels stands in `places`, the worthiest being 0."""
-        return np.arange(len(self.places)) - np.repeat(self.start[:-1], np.diff(self.start))
-
-    def worth_of_first(self) -> Tensor:
-        """What the first k channels of every group are worth, shape (groups, largest k + 1)."""
-        worth = torch.zeros(len(self.start) - 1, int(self.limit.max()) + 1, dtype=torch.float64)
-        group, seat = self.group[self.places], self._seat
-        worth[torch.from_numpy(group), torch.from_numpy(seat) + 1] = self.worth[self.channel[self.places]]
-        return worth.cumsum(1)
-
-    def keep(self, opened: Tensor) -> Tensor:
-        """The first so many channels of every group, one bool per channel of all groups."""
-        kept = self.places[self._seat < np.repeat(opened.numpy(), np.diff(self.start))]
-        keep = np.zeros(len(self.worth), dtype=bool)
-        keep[self.channel[kept]] = True
-        return torch.from_numpy(keep)
 
 
 def select_channels(
@@ -127,18 +62,6 @@ def select_channels(
     if slack is not None and flops.count(opened) < budget - slack and not torch.equal(opened, limit):
         opened = _closer(opened, floor, ranking, flops, widths, budget, slack)
     return Selection(ranking.keep(opened), opened, multiplier)
-
-
-def _falling(ratio: np.ndarray) -> np.ndarray:
-    """Where the largest stand, in order. numpy's stable sort takes seven times as long; here ties are sorted after."""
-    order = np.argsort(-ratio)
-    found = ratio[order]
-    first = np.concatenate([[True], found[1:] != found[:-1], [True]])[: len(ratio) + 1]
-    tied = np.flatnonzero(~(first[:-1] & first[1:]))
-    if len(tied):
-        run = first[:-1].cumsum()[tied]
-        order[tied] = np.sort(run * len(order) + order[tied]) % len(order)
-    return order
 
 
 def _filled(ranking: Ranking, flops: FlopModel, budget: int, widths: Widths, floor: Tensor) -> tuple[Tensor, float]:
@@ -226,3 +149,32 @@ def _closer(
     if not close:
         return exchanged(opened, floor, limit, worth, flops, widths, budget, slack)
     return max(close, key=lambda counts: float(worth.gather(1, counts[:, None]).sum()))
+
+
+TOLERANCE = 0.01  # what remains lies in [target - TOLERANCE, target], if channels are small enough for that
+
+
+GUARD = 0.1  # the fraction of its channels that every group keeps, unless the target is out of reach then
+
+
+def choose(
+    worth: Tensor, group_of: Tensor, alive: Tensor, cost: FlopModel, widths: Widths, target: float, allowed: float
+) -> Selection:
+    """Choose what fits into what is allowed now; what fits into the target is always part of it.
+
+    Args:
+        worth: what the loss would suffer without each channel, shape (channels of all groups,), not negative.
+        group_of: group of every channel.
+        alive: channels that are not closed for good.
+        cost: the FLOPs as a function of open counts.
+        widths: the counts that are legal.
+        target: the fraction of the dense FLOPs that remains in the end.
+        allowed: the fraction that may remain now.
+    """
+    final, budget = int(target * cost.dense), int(allowed * cost.dense)
+    slack = final - math.ceil((target - TOLERANCE) * cost.dense)
+    ranking = Ranking.of(worth, group_of, alive, cost)
+    guarded = widths.guarded(GUARD)
+    floor = guarded if cost.count(guarded) <= final else None
+    chosen = select_channels(ranking, cost, final, widths, floor, slack)
+    return select_channels(ranking, cost, budget, widths, chosen.opened) if budget > final else chosen

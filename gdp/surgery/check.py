@@ -9,13 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from gdp.flops import count_flops, count_parameters
-from gdp.graph import Block, ChannelGraph, Frozen
-from gdp.plan import Plan
+from gdp.graph import Block, ChannelGraph, Frozen, Plan
 from gdp.report import Report
-from gdp.trace import trace
-from gdp.trial import Failure, Trial, attempt, attempt_blocks, trial
-from gdp.widths import Widths
+from gdp.selection import Widths
+from gdp.surgery.dry_run import Failure, Trial, attempt, attempt_blocks, trial
+from gdp.tracing import trace
+from gdp.utils import count_flops, count_parameters
 
 
 def check(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = (), blocks: bool = False) -> Report:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
-from gdp.blocks import silence
 from gdp.errors import GDPError
-from gdp.names import plain_name, tensors_of
-from gdp.plan import Plan
+from gdp.graph import Plan
+from gdp.surgery.constant import silence
+from gdp.utils import plain_name, tensors_of
 
 Undo = Callable[[], None]
 Describe = Callable[[Any, int], dict[str, Any]]  # module, groups left -> fields that say how large its tensors are

@@ -9,16 +9,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gdp.compare import Difference, in_double
 from gdp.errors import GDPError
-from gdp.export import first_line, randomized, run, source_line, train_inputs
-from gdp.flops import count_parameters, counted_run
 from gdp.gates import insert_gates
-from gdp.graph import ChannelGraph
-from gdp.names import plain_name
-from gdp.plan import Plan
-from gdp.surgery import cut
-from gdp.widths import Widths
+from gdp.graph import ChannelGraph, Plan
+from gdp.selection import Widths
+from gdp.surgery.cut import cut
+from gdp.utils import (
+    Difference,
+    count_parameters,
+    counted_run,
+    first_line,
+    in_double,
+    plain_name,
+    randomized,
+    run,
+    source_line,
+    train_inputs,
+)
 
 Closing = dict[str, list[int]]  # group -> closed channels
 

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gdp.errors import GDPError
-from gdp.flops import count_flops, count_parameters
 from gdp.gates import Gates
-from gdp.graph import ChannelGraph
-from gdp.plan import Plan
-from gdp.report import Report
-from gdp.shrink import cut_everywhere, planned
-from gdp.store import recall, remember
-from gdp.surgery import Undo
-from gdp.verify import verified
+from gdp.graph import ChannelGraph, Plan
+from gdp.report import Report, recall, remember
+from gdp.surgery.cut import Undo
+from gdp.surgery.shrink import cut_everywhere, planned
+from gdp.surgery.verify import verified
+from gdp.utils import count_flops, count_parameters
 
 
 def fold(gates: Gates) -> Undo:

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from gdp.gates import insert_gates
-from gdp.preflight import preflight
-from gdp.removal import remove
 from gdp.report import Report
-from gdp.trace import trace
+from gdp.surgery.check import preflight
+from gdp.surgery.remove import remove
+from gdp.tracing import trace
 
 
 def remove_zeros(

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from gdp.errors import GDPError
 from gdp.gates import Gates
-from gdp.plan import Plan
-from gdp.surgery import Undo, check_optimizers, cut
-from gdp.verify import verified
+from gdp.graph import Plan
+from gdp.surgery.cut import Undo, check_optimizers, cut
+from gdp.surgery.verify import verified
 
 
 def shrink(gates: Gates, optimizers: Iterable[Optimizer] = ()) -> Undo | None:

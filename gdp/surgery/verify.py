@@ -8,10 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gdp.compare import Difference, finite, in_double
 from gdp.errors import GDPError
-from gdp.export import Inputs, first_line, randomized, run, source_line
-from gdp.surgery import Undo
+from gdp.surgery.cut import Undo
+from gdp.utils import Difference, Inputs, finite, first_line, in_double, randomized, run, source_line
 
 Change = Callable[[Iterable[Optimizer]], Undo]  # changes the network and the optimizers' state
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gdp.graph import Axis, ChannelGraph, ChannelGroup, FlopModel, Frozen
-from gdp.labels import STAY
-from gdp.walk import FlopTerm, Walk
+from gdp.tracing.labels import STAY
+from gdp.tracing.op_call import FlopTerm, Walk
 
 
 def group_channels(walk: Walk, inputs: tuple[Any, ...]) -> ChannelGraph:

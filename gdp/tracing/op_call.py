@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from gdp.graph import Frozen
-from gdp.labels import Labels, Units
+from gdp.tracing.labels import Labels, Units
 
 
 @dataclass(frozen=True)

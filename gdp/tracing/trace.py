@@ -16,17 +16,17 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
-from gdp import movement, pointwise
-from gdp.blocks import find_blocks
 from gdp.errors import GDPError
-from gdp.export import as_inputs, differs_in_training, exported, inputs_for, is_users, train_inputs
 from gdp.graph import ChannelGraph
-from gdp.grouping import group_channels
-from gdp.labels import Labels
-from gdp.names import plain_name
-from gdp.operators import rule_for
-from gdp.readers import refuse_gated
-from gdp.walk import Call, Walk, Weight
+from gdp.tracing.export import exported
+from gdp.tracing.grouping import group_channels
+from gdp.tracing.labels import Labels
+from gdp.tracing.op_call import Call, Walk, Weight
+from gdp.tracing.residual_branches import find_blocks
+from gdp.tracing.rules import elementwise, reshaping
+from gdp.tracing.rules.table import rule_for
+from gdp.tracing.training_mode import differs_in_training
+from gdp.utils import as_inputs, inputs_for, is_users, plain_name, refuse_gated, train_inputs
 
 
 def trace(
@@ -181,7 +181,7 @@ def _apply(walk: Walk, node: Node, env: dict[Node, Any]) -> Any:
     if rule is None:
         return call.unknown(f"{call.where} is not known to gdp")
     out = rule(call)
-    if rule.__module__ in (movement.__name__, pointwise.__name__):
+    if rule.__module__ in (reshaping.__name__, elementwise.__name__):
         call.note_sizes(out)
     return out
 

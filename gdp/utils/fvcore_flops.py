@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
-from gdp.export import as_inputs, copied, first_line, mode_of, source_line, uncompiled
+from gdp.utils.inputs import as_inputs, copied
+from gdp.utils.module_state import mode_of, uncompiled
+from gdp.utils.tracebacks import first_line, source_line
 
 
 class _FlatOutput(nn.Module):

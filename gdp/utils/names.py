@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gdp.errors import GDPError
+
 
 def plain_name(name: str) -> str:
     """The name that it would have without torch.compile.
@@ -43,3 +45,20 @@ def state_for(module: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
     """A state_dict under the names of this module, whichever of its parts are compiled."""
     own = {plain_name(name): name for name in module.state_dict()}
     return {own.get(plain_name(name), name): value for name, value in state.items()}
+
+
+SUFFIX = "_gdp_gate"  # the buffer beside a gated weight: `conv.weight` has `conv.weight_gdp_gate`
+
+
+def refuse_gated(model: nn.Module) -> None:
+    """Refuse a network that has gates.
+
+    Raises:
+        GDPError: it has.
+    """
+    if any(name.endswith(SUFFIX) for name, _ in model.named_buffers()):
+        raise GDPError(
+            f"This {type(model).__name__} has gates already, probably from a run that was interrupted. Finish it with "
+            "gdp.remove(network, pruner.graph, pruner.gates), or, if nothing was cut yet, take the gates away with "
+            "pruner.gates.withdraw()."
+        )

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdp.labels import Labels
-from gdp.walk import Call, Weight
+from gdp.tracing.labels import Labels
+from gdp.tracing.op_call import Call, Weight
 
 
 def pointwise(call: Call) -> Any:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdp import movement
-from gdp.labels import STAY, Labels
-from gdp.walk import Call, Walk, Weight
+from gdp.tracing.labels import STAY, Labels
+from gdp.tracing.op_call import Call, Walk, Weight
+from gdp.tracing.rules import reshaping
 
 
 def conv(call: Call) -> Any:
@@ -141,7 +141,7 @@ def prelu(call: Call) -> Any:
         units = call.vector(call.labels(), 1)
         _carry_vector(call, "weight", units)
         return Labels.along(units, 1, call.shape)
-    return movement.keep(call)
+    return reshaping.keep(call)
 
 
 def layer_norm(call: Call) -> Any:

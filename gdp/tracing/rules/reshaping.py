@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from gdp.labels import STAY, Labels
-from gdp.walk import Call, Weight
+from gdp.tracing.labels import STAY, Labels
+from gdp.tracing.op_call import Call, Weight
 
 
 def move(call: Call) -> Any:

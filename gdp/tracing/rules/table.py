@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from gdp import layers, movement
-from gdp.labels import Labels
-from gdp.pointwise import pointwise
-from gdp.walk import Call
+from gdp.tracing.labels import Labels
+from gdp.tracing.op_call import Call
+from gdp.tracing.rules import layers, reshaping
+from gdp.tracing.rules.elementwise import pointwise
 
 Rule = Callable[[Call], Any]
 
@@ -114,19 +114,19 @@ RULES: dict[str, Rule] = _table(
     (lookup, "embedding embedding_bag"),
     (pointwise, "dropout feature_dropout alpha_dropout hardtanh hardswish relu6 zeros_like ones_like empty_like"),
     (pointwise, "rand_like randn_like full_like where masked_fill lerp addcmul addcdiv copy threshold rrelu bernoulli"),
-    (movement.keep, "contiguous clone to _to_copy detach alias type_as float half double"),
-    (movement.move, "permute transpose t movedim swapaxes squeeze unsqueeze expand repeat repeat_interleave"),
-    (movement.join, "cat concat stack"),
-    (movement.move, "flip numpy_T mT expand_as"),
-    (movement.reshape, "view reshape _unsafe_view flatten unflatten view_as reshape_as"),
-    (movement.split, "chunk split split_with_sizes tensor_split"),
-    (movement.positional, "slice select narrow roll unbind unfold"),
-    (movement.pad, "pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"),
-    (movement.glu, "glu"),
-    (movement.patches, "im2col"),
-    (movement.pixel_shuffle, "pixel_shuffle"),
-    (movement.pixel_unshuffle, "pixel_unshuffle"),
-    (movement.channel_shuffle, "channel_shuffle native_channel_shuffle"),
+    (reshaping.keep, "contiguous clone to _to_copy detach alias type_as float half double"),
+    (reshaping.move, "permute transpose t movedim swapaxes squeeze unsqueeze expand repeat repeat_interleave"),
+    (reshaping.join, "cat concat stack"),
+    (reshaping.move, "flip numpy_T mT expand_as"),
+    (reshaping.reshape, "view reshape _unsafe_view flatten unflatten view_as reshape_as"),
+    (reshaping.split, "chunk split split_with_sizes tensor_split"),
+    (reshaping.positional, "slice select narrow roll unbind unfold"),
+    (reshaping.pad, "pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"),
+    (reshaping.glu, "glu"),
+    (reshaping.patches, "im2col"),
+    (reshaping.pixel_shuffle, "pixel_shuffle"),
+    (reshaping.pixel_unshuffle, "pixel_unshuffle"),
+    (reshaping.channel_shuffle, "channel_shuffle native_channel_shuffle"),
     (constant, "zeros ones full empty rand randn arange new_zeros new_ones new_full new_empty scalar_tensor"),
 )
 

@@ -1,0 +1,7 @@
+"""The record of a pruning: its history, its tables and its picture."""
+
+from gdp.report.history import BINS, LIMIT, History
+from gdp.report.registry import recall, remember
+from gdp.report.report import Report
+
+__all__ = ["BINS", "LIMIT", "History", "Report", "recall", "remember"]
