@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 import gdp
 from benchmarks.coverage_models import build, other_input, prepare
-from gdp.selection import lowest
-from gdp.surgery import preflight
+from gdp.selection import lowest_flops
+from gdp.surgery import freeze_uncuttable_groups
 from gdp.utils import count_flops
 
 TOLERANCE = 1e-5  # relative; what a cut network may differ by from the gated one
@@ -72,13 +72,13 @@ def _measure(which: str, name: str, dtype: torch.dtype, note: Callable[[Record],
     passes = []
     hook = net.register_forward_pre_hook(lambda *_: passes.append(1))
     try:
-        graph, seconds = timed(lambda: preflight(net, graph))
+        graph, seconds = timed(lambda: freeze_uncuttable_groups(net, graph))
     finally:
         hook.remove()
     reached("count", preflight_s=seconds, preflight_forwards=len(passes), groups=len(graph.groups))
     dense = count_flops(net, x)
     frozen = Counter(f.reason for f in graph.frozen)
-    removable = 1 - lowest(graph.counted(dense)) / dense
+    removable = 1 - lowest_flops(graph.counted(dense)) / dense
     reached("close", flops=dense, removable=removable, frozen=dict(frozen.most_common()))
     gates = gdp.insert_gates(net, graph)
     random = torch.Generator().manual_seed(5)
@@ -133,11 +133,11 @@ def opened_by_mistake(
     random = torch.Generator().manual_seed(9)
     found = None
     for i in torch.randperm(len(closed), generator=random)[:GROUPS_OPENED].tolist():
-        raw = gates.raw.clone()
-        gates.raw[gates.spans[closed[i]]] = 1.0
+        raw = gates.gate_param.clone()
+        gates.gate_param[gates.spans[closed[i]]] = 1.0
         gates.sync()
         change = difference(gated, outputs(net, probe))
-        gates.raw = raw
+        gates.gate_param = raw
         gates.sync()
         found = max(found or 0.0, change)
         if found >= 10 * CONTROL:

@@ -29,7 +29,7 @@ from benchmarks.latency import REPEAT, TURN, WARM_UP, Call, command, eager, mach
 from benchmarks.latency_networks import BATCH, CLASSES, Source, build, default_size, observed
 from benchmarks.latency_plot import Record
 from gdp.graph import FlopModel
-from gdp.selection import Widths
+from gdp.selection import WidthConstraints
 
 MODELS = ["resnet50", "mobilenet_v2", "resnet56"]
 UNIT = 1e-15  # seconds; coefficients are whole numbers, and an element of a linear layer takes a fraction of 1e-9
@@ -87,10 +87,10 @@ def latency_model(flops: FlopModel, seconds: dict[str, float]) -> FlopModel:
 def pruned(source: Source, model: FlopModel, fraction: float, round_to: int) -> tuple[nn.Module, Tensor, float]:
     """A copy cut to a fraction of what the model counts, its open counts, and the share of the worth that it keeps."""
     net, graph = copy.deepcopy(source.net), replace(source.graph, flops=model)
-    pruner = gdp.Pruner(net, graph, fraction, widths=Widths.of(graph, 1, round_to))
-    pruner.state["worth"] = source.worth
+    pruner = gdp.Pruner(net, graph, fraction, constraints=WidthConstraints.of(graph, 1, round_to))
+    pruner.method_state["importance"] = source.worth
     pruner.finish()
-    opened, kept = pruner.gates.opened, source.worth[pruner.gates.raw > 0].sum() / source.worth.sum()
+    opened, kept = pruner.gates.open_counts, source.worth[pruner.gates.gate_param > 0].sum() / source.worth.sum()
     gdp.remove(net, source.graph, pruner.gates)
     return net.eval(), opened, float(kept)
 

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 import gdp
-from gdp.selection import Widths, check_reachable
+from gdp.selection import WidthConstraints, check_reachable
 from gdp.utils import count_flops, count_parameters
 from lightning_modules.resnet_cifar import resnet20, resnet56
 
@@ -90,8 +90,8 @@ def observed(net: nn.Module, size: int, steps: int, update: bool) -> Source:
         optimizer.step()
     optimizer.zero_grad()
     pruner.gates.withdraw()
-    assert bool(pruner.state["worth"].isfinite().all()), "training diverged"
-    return Source(net.eval(), graph, pruner.state["worth"])
+    assert bool(pruner.method_state["importance"].isfinite().all()), "training diverged"
+    return Source(net.eval(), graph, pruner.method_state["importance"])
 
 
 def dense(source: Source) -> Network:
@@ -107,10 +107,10 @@ def cut(source: Source, name: str, target: float) -> Network:
     """
     kind, round_to = name.split("-")
     graph, net = source.graph, copy.deepcopy(source.net)
-    widths = Widths.of(graph, 1, int(round_to))
+    widths = WidthConstraints.of(graph, 1, int(round_to))
     if kind == "gdp":
-        pruner = gdp.Pruner(net, graph, target, widths=widths)
-        pruner.state["worth"] = source.worth
+        pruner = gdp.Pruner(net, graph, target, constraints=widths)
+        pruner.method_state["importance"] = source.worth
         pruner.finish()
         gates = pruner.gates
     else:
@@ -118,7 +118,7 @@ def cut(source: Source, name: str, target: float) -> Network:
         gates = gdp.insert_gates(net, graph)
         for group, kept in zip(graph.groups, uniform_counts(graph, widths, target).tolist(), strict=True):
             gates.close(group.name, list(range(kept, group.size)))
-    predicted = graph.flops.count(gates.opened)
+    predicted = graph.flops.count(gates.open_counts)
     report = gdp.remove(net, graph, gates)
     counted = count_flops(net, graph.inputs)
     assert counted == report.flops_after == predicted, (
@@ -127,12 +127,12 @@ def cut(source: Source, name: str, target: float) -> Network:
     return Network(name, target, net.eval(), counted, report.params_after)
 
 
-def uniform_counts(graph: gdp.ChannelGraph, widths: Widths, target: float) -> Tensor:
+def uniform_counts(graph: gdp.ChannelGraph, widths: WidthConstraints, target: float) -> Tensor:
     """Open counts with the same fraction of every group, the largest that stays within the target."""
     budget = int(target * graph.flops.dense)
 
     def counts(fraction: float) -> Tensor:
-        return widths.legal((fraction * widths.size).round().long())
+        return widths.round_down((fraction * widths.sizes).round().long())
 
     low, high = 0.0, 1.0
     for _ in range(40):

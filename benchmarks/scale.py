@@ -21,7 +21,7 @@ import gdp
 from benchmarks import scale_ddp
 from benchmarks.scale_plot import STARTUP, TARGET, budgets, chapter
 from gdp.gates import insert_gates
-from gdp.surgery import preflight, trained_readers_only
+from gdp.surgery import freeze_uncuttable_groups, freeze_untrained_readers
 
 PATIENCE = 10.0  # seconds after which a figure is not measured once more
 STREAM = 128  # channels of the residual stream: each costs less than the 1 % that a choice may leave unused
@@ -93,15 +93,15 @@ def measured(costs: Costs, net: nn.Module, x: Tensor, repeats: int) -> Costs:
     """All costs of one network."""
     costs.take("trace", lambda: gdp.trace(net, x), repeats)  # before anything that would warm it up
     costs.take("torch.export", lambda: torch.export.export(net, (x,), strict=False), repeats)
-    traced = trained_readers_only(net, gdp.trace(net, x))
-    costs.take("preflight", lambda: preflight(net, traced), repeats)
-    graph = preflight(net, traced)
+    traced = freeze_untrained_readers(net, gdp.trace(net, x))
+    costs.take("preflight", lambda: freeze_uncuttable_groups(net, traced), repeats)
+    graph = freeze_uncuttable_groups(net, traced)
     costs.groups, costs.units = len(graph.groups), sum(g.size for g in graph.groups)
     gates = []
     costs.take("gates", lambda: gates.append(insert_gates(net, graph)), repeats, lambda: gates.pop().withdraw())
 
     # gates move at every step, and channels are chosen when `_select` is called here, and never by `step`
-    rarely = gdp.Polar(start=0.0, end=1.0, glide=10**6, watch=1)
+    rarely = gdp.Polar(start=0.0, end=1.0, closing=10**6, gradient_interval=1)
     pruner = gdp.Pruner(net, graph, TARGET, 10**7, rarely)
     for parameter in net.parameters():
         parameter.grad = torch.randn_like(parameter)
@@ -109,10 +109,10 @@ def measured(costs: Costs, net: nn.Module, x: Tensor, repeats: int) -> Costs:
     lognormal = torch.randn(costs.units, generator=torch.Generator().manual_seed(0)).exp()
     per_channel = graph.flops.marginal(graph.flops.sizes)[pruner.gates.group_of]
     for kind, allowed in budgets():
-        pruner.state["worth"] = lognormal if kind == "channel" else (lognormal * per_channel).float()
+        pruner.method_state["importance"] = lognormal if kind == "channel" else (lognormal * per_channel).float()
         costs.take(f"budget {kind} {allowed}", lambda allowed=allowed: pruner._select(allowed), 4 * repeats)
-        assert pruner.keep is not None
-        kept = torch.bincount(pruner.gates.group_of[pruner.keep], minlength=costs.groups)
+        assert pruner.keep_mask is not None
+        kept = torch.bincount(pruner.gates.group_of[pruner.keep_mask], minlength=costs.groups)
         costs.left[kind] = graph.flops.count(kept) / graph.flops.dense  # the last one allowed is the target
     costs.median["budget"] = max(costs.median[f"budget {kind} {allowed}"] for kind, allowed in budgets())
     pruner.steps = 1

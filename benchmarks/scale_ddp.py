@@ -26,8 +26,10 @@ from benchmarks.scale_plot import table
 
 RANKS, PAPER = (1, 2), (2, 8, 64, 1024, 4096)
 BATCH, CLASSES = 32, 10
-CHOICE = max(1, gdp.Polar().glide // 10)  # steps from one choice of channels to the next, inside the window
-BLOCK = math.lcm(CHOICE, gdp.Polar().watch)  # steps after which everything has been done a whole number of times
+CHOICE = max(1, gdp.Polar().closing // 10)  # steps from one choice of channels to the next, inside the window
+BLOCK = math.lcm(
+    CHOICE, gdp.Polar().gradient_interval
+)  # steps after which everything has been done a whole number of times
 
 
 @dataclass
@@ -93,9 +95,9 @@ def train(rank: int, ranks: int, steps: int, folder: str) -> None:
         "seconds": {name: times[first - 1 : fixed] for name, times in seconds.items()},
         "bytes": traffic.bytes,
         "calls": traffic.calls,
-        "units": len(pruner.gates.raw),
+        "units": len(pruner.gates.gate_param),
         "parameters": sum(p.numel() for p in dense.parameters()),
-        "open": pruner.gates.raw.gt(0).tolist(),
+        "open": pruner.gates.gate_param.gt(0).tolist(),
     }
     Path(folder, f"ranks{ranks}-{rank}.json").write_text(json.dumps(record))
     dist.destroy_process_group()
@@ -140,7 +142,7 @@ def on_paper() -> str:
     """Bytes per rank and step for a ResNet-50 at many ranks."""
     net = torchvision.models.resnet50(weights=None)
     gates = gdp.Pruner(net, gdp.trace(net, torch.randn(1, 3, 64, 64)), 0.4).gates
-    gradients, units, beside = 4 * sum(p.numel() for p in net.parameters()), len(gates.raw), 4 * len(gates.index)
+    gradients, units, beside = 4 * sum(p.numel() for p in net.parameters()), len(gates.gate_param), 4 * len(gates.index)
     rows = []
     for ranks in PAPER:
         ring, hops = round(2 * (ranks - 1) / ranks * gradients), math.ceil(math.log2(ranks))

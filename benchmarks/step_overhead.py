@@ -102,10 +102,10 @@ class Bench:
         gated, gated_activations, *regular = (copy.deepcopy(net) for _ in range(2 + len(PEERS)))
         # the steps taken here lie in the middle of the window, where everything happens
         total = 20 * (options.repeats + 10)
-        schedule = gdp.Polar(start=0.0, end=1.0, watch=options.watch)
+        schedule = gdp.Polar(start=0.0, end=1.0, gradient_interval=options.watch)
         self.pruner = pruner = gdp.Pruner(gated, graph, TARGET, total, schedule)
         pruner.steps = total // 2
-        self.every = math.lcm(options.watch, max(1, schedule.glide // 10))  # readings and choices repeat after this
+        self.every = math.lcm(options.watch, max(1, schedule.closing // 10))  # readings and choices repeat after this
         gate_activations(gated_activations, graph)
         self.gated = Variant("gdp", gated, lambda: pruner.watch(), lambda: pruner.step())  # by attribute: see `parts`
         self.variants = [
@@ -221,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="+", default=CASES, metavar="NAME:SIZE:BATCH")
     parser.add_argument("--repeats", type=int, default=40)
-    parser.add_argument("--watch", type=int, default=gdp.Polar().watch)
+    parser.add_argument("--watch", type=int, default=gdp.Polar().gradient_interval)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--channels-last", action="store_true")

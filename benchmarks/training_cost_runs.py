@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gdp
-from gdp.surgery import preflight
+from gdp.surgery import freeze_uncuttable_groups
 from gdp.utils import count_flops
 
 CLASSES = 10
@@ -114,7 +114,7 @@ class Gated(Dense):
         super().__init__(net, case)
 
     def prepare(self, x: Tensor) -> None:
-        graph = preflight(self.net, gdp.trace(self.net, x))
+        graph = freeze_uncuttable_groups(self.net, gdp.trace(self.net, x))
         self.pruner = gdp.Pruner(self.net, graph, self.case.target, self.case.epochs * self.case.steps)
         end = self.pruner.window[2]
         self.pause = end if self.shrink and end % self.case.steps else 0

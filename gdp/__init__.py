@@ -4,7 +4,7 @@ from gdp.errors import GDPError
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph
 from gdp.lightning import GDPCallback
-from gdp.methods import Annealed, GateFamily, Polar
+from gdp.methods import Annealed, Polar, PruningMethod
 from gdp.pruning import Pruner
 from gdp.report import Report
 from gdp.saving import load_checkpoint, load_pruned, save_pruned
@@ -18,9 +18,9 @@ __all__ = [
     "ChannelGraph",
     "GDPCallback",
     "GDPError",
-    "GateFamily",
     "Polar",
     "Pruner",
+    "PruningMethod",
     "Report",
     "check",
     "insert_gates",

@@ -100,7 +100,7 @@ class Watch(Callback):
     def on_fit_end(self, trainer, *_):
         for callback in trainer.callbacks:
             if isinstance(callback, gdp.GDPCallback):
-                self.gates = digest(callback.pruner.gates.raw)
+                self.gates = digest(callback.pruner.gates.gate_param)
 
 
 def digest(tensor: Tensor) -> str:
@@ -143,7 +143,7 @@ def run(
     moment, step = kill
     start = last_good(Path(folder)) if resume else None
     pl.seed_everything(1 if start else 0)  # what a resumed run begins with does not matter
-    pruning = [] if way is None else [gdp.GDPCallback(0.4, gate=gdp.Polar(start=0.2), shrink=way)]
+    pruning = [] if way is None else [gdp.GDPCallback(0.4, method=gdp.Polar(start=0.2), shrink=way)]
     watch, death = Watch(), [Kill(step)]
     callbacks = [watch, *death * (moment == "before the gates"), *pruning, *death * (moment == "after the gates")]
     names = {"filename": "{step}", "auto_insert_metric_name": False, "enable_version_counter": False}

@@ -52,10 +52,10 @@ class Last(Callback):
         self.pruning, self.steps = pruning, []
 
     def on_train_batch_end(self, *_):
-        self.steps.append(self.pruning.pruner.gates.raw.double().sum().item())
+        self.steps.append(self.pruning.pruner.gates.gate_param.double().sum().item())
 
     def on_train_end(self, *_):
-        self.raw = self.pruning.pruner.gates.raw.tolist()
+        self.raw = self.pruning.pruner.gates.gate_param.tolist()
 
 
 def share(processes: int) -> DataLoader:

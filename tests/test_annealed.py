@@ -38,7 +38,7 @@ def test_indicators_are_sigmoids_exact_at_both_ends_and_rising(temperature):
 
 
 def test_settled_gates_are_zero_or_above_one_half():
-    raw = Annealed().settled(torch.tensor([1.0, 0.1, 0.7, 0.0]), torch.tensor([True, True, False, False]), 0.02)
+    raw = Annealed().finalize(torch.tensor([1.0, 0.1, 0.7, 0.0]), torch.tensor([True, True, False, False]), 0.02)
     value = indicator(raw, 0.02)
     assert value[[2, 3]].tolist() == [0.0, 0.0] and value[[0, 1]].min() > 0.5
 
@@ -51,7 +51,9 @@ def traced(target=0.5, **options):
     net = randomize(Residual()).eval()
     x = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     pruner = gdp.Pruner(net, gdp.trace(net, x), target, 100, Annealed(**options))
-    pruner.gates.raw = 0.2 + 0.6 * torch.rand(len(pruner.gates.raw), generator=torch.Generator().manual_seed(1))
+    pruner.gates.gate_param = 0.2 + 0.6 * torch.rand(
+        len(pruner.gates.gate_param), generator=torch.Generator().manual_seed(1)
+    )
     pruner.gates.temperature, pruner.steps = 0.5, 30
     pruner.gates.sync()
     return net, x, pruner
@@ -65,13 +67,13 @@ def expected_flops(model, opened):
 
 def by_autograd(net, x, pruner):
     """The derivative of all terms by alpha, and how far the FLOPs are off, as a fraction of what is allowed."""
-    gates, family = pruner.gates, pruner.family
-    alpha = (2 * gates.raw.double() - 1).requires_grad_()
+    gates, method = pruner.gates, pruner.method
+    alpha = (2 * gates.gate_param.double() - 1).requires_grad_()
     value = torch.sigmoid(alpha / gates.temperature) / torch.sigmoid(torch.tensor(1 / gates.temperature).double())
     opened = torch.zeros(len(pruner.cost.sizes), dtype=torch.float64).index_add(0, gates.group_of, value)
     ratio = expected_flops(pruner.cost, opened) / (pruner.allowed * pruner.cost.dense)
     off = ratio.item() - 1
-    budget = 0.0 if abs(off) <= family.tolerance else family.budget * (1 if off > 0 else -1)
+    budget = 0.0 if abs(off) <= method.tolerance else method.budget * (1 if off > 0 else -1)
     values = torch.cat([value.float(), torch.ones(1)])
     weights = {id(r.weight): r.weight.detach() for r in gates.readers}
     for reader in gates.readers:
@@ -80,7 +82,7 @@ def by_autograd(net, x, pruner):
     gated = {name: weights[id(p)] for name, p in net.named_parameters() if id(p) in weights}
     gates.withdraw()
     loss = torch.func.functional_call(net, gated, (x,)).square().mean()
-    return torch.autograd.grad(loss + budget * ratio.log() + family.lasso * value.mean(), alpha)[0], off
+    return torch.autograd.grad(loss + budget * ratio.log() + method.lasso * value.mean(), alpha)[0], off
 
 
 CASES = [(0.1, 60, 0.01, 1), (0.9, 10, 0.01, -1), (0.5, 60, 0.9, 0)]
@@ -92,9 +94,9 @@ def test_indicators_learn_from_loss_budget_and_lasso(target, step, tolerance, si
     net, x, pruner = traced(target, budget=3.0, lasso=0.7, tolerance=tolerance)
     pruner.steps = step
     gradient = gate_gradients(pruner.gates, net(x).square().mean())
-    family, state, moment = pruner.family, pruner.state, pruner.moment
-    by_all, by_rest = (family.by_alpha(g, state, moment) for g in (gradient, torch.zeros_like(gradient)))
-    value, inside = pruner.gates.values, torch.sigmoid((2 * pruner.gates.raw - 1) / 0.5)
+    family, state, moment = pruner.method, pruner.method_state, pruner.context
+    by_all, by_rest = (method.by_alpha(g, state, moment) for g in (gradient, torch.zeros_like(gradient)))
+    value, inside = pruner.gates.values, torch.sigmoid((2 * pruner.gates.gate_param - 1) / 0.5)
     budget = by_rest - 0.7 / len(value) * value * (1 - inside) / 0.5
     assert (budget.abs() < 1e-6).all() if sign == 0 else (budget * sign > 1e-4).all()
     expected, off = by_autograd(net, x, pruner)
@@ -108,11 +110,11 @@ def test_a_part_of_the_pressure_is_given_back_by_sensitivity(target, step, toler
     by_rest = {}
     for curvature in (0.0, 0.25):
         _, _, pruner = traced(target, lasso=0.0, tolerance=tolerance, curvature=curvature)
-        pruner.steps, zero = step, torch.zeros(len(pruner.gates.raw))
-        pruner.gates.raw[3] = 0.0
-        pruner.state["sensitivity"] = torch.linspace(0, 1, len(zero))
-        slope = torch.sigmoid((1 - 2 * pruner.gates.raw) / 0.5) / 0.5
-        by_rest[curvature] = pruner.family.by_alpha(zero, pruner.state, pruner.moment) / slope
+        pruner.steps, zero = step, torch.zeros(len(pruner.gates.gate_param))
+        pruner.gates.gate_param[3] = 0.0
+        pruner.method_state["sensitivity"] = torch.linspace(0, 1, len(zero))
+        slope = torch.sigmoid((1 - 2 * pruner.gates.gate_param) / 0.5) / 0.5
+        by_rest[curvature] = pruner.method.by_alpha(zero, pruner.method_state, pruner.context) / slope
     given = by_rest[0.0] - by_rest[0.25]
     assert given.sum().item() == pytest.approx(0.25 * by_rest[0.0].sum().item() if sign > 0 else 0.0, rel=1e-4)
     share = torch.linspace(0, 1, len(zero)).index_fill(0, torch.tensor(3), 0.0)
@@ -136,13 +138,13 @@ def test_where_batch_norm_follows_the_loss_moves_no_group_as_a_whole():
 
 def test_a_loss_that_is_not_finite_teaches_nothing_and_closed_gates_stay_closed():
     net, x, pruner = traced()
-    pruner.gates.raw[3] = 0.0
+    pruner.gates.gate_param[3] = 0.0
     pruner.gates.sync()
-    before = pruner.gates.raw.clone()
-    pruner.learn(net(x).square().mean() * float("nan"))
-    assert torch.equal(pruner.gates.raw, before)
-    pruner.learn(net(x).square().mean())
-    assert pruner.gates.raw[3] == 0.0 and not torch.equal(pruner.gates.raw, before)
+    before = pruner.gates.gate_param.clone()
+    pruner.update_held_out(net(x).square().mean() * float("nan"))
+    assert torch.equal(pruner.gates.gate_param, before)
+    pruner.update_held_out(net(x).square().mean())
+    assert pruner.gates.gate_param[3] == 0.0 and not torch.equal(pruner.gates.gate_param, before)
     assert all(p.grad is None for p in net.parameters())
 
 
@@ -159,13 +161,13 @@ class Gates(Callback):
         self.values.append(self.pruning.pruner.gates.values.clone())
 
 
-def fit(gate, target=0.5, shrink="epoch", **kw):
+def fit(method, target=0.5, shrink="epoch", **kw):
     pl.seed_everything(0)
-    lit, pruning = Lit(), GDPCallback(target, gate=gate, shrink=shrink)
+    lit, pruning = Lit(), GDPCallback(target, method=method, shrink=shrink)
     gates = Gates(pruning)
     run = trainer(pruning, gates, **({"epochs": 10} | kw))
     run.fit(lit, loader(), loader())
-    return lit, pruning, gates.values, pruning.gate.window(run.global_step).end
+    return lit, pruning, gates.values, pruning.method.window(run.global_step).end
 
 
 RUNS = [
@@ -179,11 +181,11 @@ RUNS = [
 ]
 
 
-@works("Kinds of gates", '`gate="annealed"`', "a fifth of the training data is held out for the gates")
-@pytest.mark.parametrize("gate, kw", RUNS, ids=["usual", "target", "val", "at the end", "steps", "bf16", "accumulated"])
-def test_a_run_meets_the_target_exactly(gate, kw):
+@works("Kinds of gates", '`method="annealed"`', "a fifth of the training data is held out for the gates")
+@pytest.mark.parametrize("method, kw", RUNS, ids=["usual", "target", "val", "at the end", "steps", "bf16", "accumulated"])
+def test_a_run_meets_the_target_exactly(method, kw):
     target = kw.get("target", 0.5)
-    lit, pruning, values, end = fit(gate, **kw)
+    lit, pruning, values, end = fit(method, **kw)
     report = pruning.report
     assert target - 0.01 <= report.remaining <= target and report.max_rel <= 1e-5
     assert gdp.utils.count_flops(lit.net, torch.zeros(1, 3, 12, 12)) == report.flops_after == report.flops_predicted
@@ -204,12 +206,12 @@ def test_indicators_part_inside_the_window():
     assert before[settled > 0].min() > 0.5 > before[settled == 0].max()
 
 
-@works("Kinds of gates", 'resuming with `gate="annealed"`', "bit for bit the uninterrupted run")
-@pytest.mark.parametrize("gate", ["annealed", QUICK, Annealed(held_out="val", every=2)], ids=["usual", "quick", "val"])
-def test_resumed_equals_uninterrupted(tmp_path, gate):
+@works("Kinds of gates", 'resuming with `method="annealed"`', "bit for bit the uninterrupted run")
+@pytest.mark.parametrize("method", ["annealed", QUICK, Annealed(held_out="val", every=2)], ids=["usual", "quick", "val"])
+def test_resumed_equals_uninterrupted(tmp_path, method):
     def run(resume=None):
         pl.seed_everything(0)
-        lit, pruning = Lit(), GDPCallback(0.4, gate=gate)
+        lit, pruning = Lit(), GDPCallback(0.4, method=method)
         save = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
         run = trainer(pruning, save, epochs=10, enable_checkpointing=True)
         run.fit(lit, loader(), loader(), ckpt_path=resume)
@@ -229,21 +231,21 @@ def test_resumed_equals_uninterrupted(tmp_path, gate):
 @pytest.mark.parametrize("kinds", [("polar", "annealed"), ("annealed", "polar")], ids="-".join)
 def test_a_run_is_not_resumed_with_another_kind(tmp_path, kinds):
     save = ModelCheckpoint(tmp_path, filename="gates")
-    trainer(GDPCallback(0.5, gate=kinds[0]), save, epochs=3, enable_checkpointing=True).fit(Lit(), loader())
+    trainer(GDPCallback(0.5, method=kinds[0]), save, epochs=3, enable_checkpointing=True).fit(Lit(), loader())
     lit = Lit()
     keys = list(lit.state_dict())
-    with pytest.raises(gdp.GDPError, match=rf"gates of the kind {kinds[0].title()}.*GDPCallback\(gate=\.\.\.\)"):
-        trainer(GDPCallback(0.5, gate=kinds[1]), epochs=6).fit(lit, loader(), ckpt_path=tmp_path / "gates.ckpt")
+    with pytest.raises(gdp.GDPError, match=rf"gates of the kind {kinds[0].title()}.*GDPCallback\(method=\.\.\.\)"):
+        trainer(GDPCallback(0.5, method=kinds[1]), epochs=6).fit(lit, loader(), ckpt_path=tmp_path / "gates.ckpt")
     assert list(lit.state_dict()) == keys
 
 
 # what is chosen
 
 
-@pytest.mark.parametrize("gate", ["foo", "Polar", "", 3, None, True, Annealed, {"class_path": "gdp.Annealed"}], ids=str)
-def test_what_is_no_kind_of_gates_is_refused_at_once(gate):
+@pytest.mark.parametrize("method", ["foo", "Polar", "", 3, None, True, Annealed, {"class_path": "gdp.Annealed"}], ids=str)
+def test_what_is_no_kind_of_gates_is_refused_at_once(method):
     with pytest.raises(gdp.GDPError, match=r"'polar' or 'annealed', or gdp\.Polar\(\.\.\.\), gdp\.Annealed\(\.\.\.\)"):
-        GDPCallback(0.5, gate=gate)
+        GDPCallback(0.5, method=method)
 
 
 WRONG = [{"held_out": value} for value in (0, 0.0, 1, 1.0, True, -0.1, 1.5, "test", None, float("nan"))]
@@ -260,35 +262,35 @@ def test_options_that_make_no_sense_are_refused_at_once(options):
 
 
 @dataclass(frozen=True)
-class Lottery(gdp.GateFamily):
+class Lottery(gdp.PruningMethod):
     """A third kind, in a few lines: linear gates, and a worth that is drawn by lot."""
 
     temperatures = (1.0, 1.0)
 
-    def value(self, raw, temperature):
-        return raw
+    def value(self, gate_param, temperature):
+        return gate_param
 
-    def begin(self, channels):
+    def init_state(self, channels):
         return {"luck": torch.rand(channels, generator=torch.Generator().manual_seed(0))}
 
-    def worth(self, state, moment):
+    def importance(self, state, context):
         return state["luck"]
 
-    def moved(self, raw, keep, temperature, window):
-        step = 1 / window.glide
-        down = torch.where(raw <= 1.5 * step, 0.0, raw - step)
-        return torch.where(keep, torch.where(raw > 0, raw + step, 0.0).clamp_max(1.0), down)
+    def step(self, gate_param, keep_mask, temperature, window):
+        step = 1 / window.closing
+        down = torch.where(gate_param <= 1.5 * step, 0.0, gate_param - step)
+        return torch.where(keep_mask, torch.where(gate_param > 0, gate_param + step, 0.0).clamp_max(1.0), down)
 
-    def settled(self, raw, keep, temperature):
-        return torch.where(keep, raw.clamp_min(0.6), 0.0)
+    def finalize(self, gate_param, keep_mask, temperature):
+        return torch.where(keep_mask, gate_param.clamp_min(0.6), 0.0)
 
 
-@works("Kinds of gates", "a kind of one's own", "one subclass of `gdp.GateFamily`")
+@works("Kinds of gates", "a kind of one's own", "one subclass of `gdp.PruningMethod`")
 def test_another_kind_is_one_small_class():
     _, pruning, trail, _ = fit(Lottery(end=0.7), target=0.4)
     assert 0.39 <= pruning.report.remaining <= 0.4 and pruning.report.max_rel <= 1e-5
     assert any(((values > 0.1) & (values < 0.9)).any() for values in trail)
-    luck, start = Lottery().begin(40)["luck"], 0
+    luck, start = Lottery().init_state(40)["luck"], 0
     for (_, kept, total), values in zip(pruning.report.groups, trail[-1].split([8, 16, 16]), strict=True):
         mine, start = luck[start : start + total], start + total
         assert set(mine.topk(kept).indices.tolist()) == set(values.nonzero().flatten().tolist())
@@ -309,11 +311,11 @@ trainer:
   enable_progress_bar: false
   callbacks:
     - class_path: gdp.GDPCallback
-      init_args: {{target_flops: 0.5, gate: {written}}}
+      init_args: {{target_flops: 0.5, method: {written}}}
 """)
     options = {"args": [f"--config={tmp_path}/config.yaml"], "run": False, "seed_everything_default": 0}
     cli = LightningCLI(Lit, Data, save_config_callback=None, **options)
     (pruning,) = [c for c in cli.trainer.callbacks if isinstance(c, GDPCallback)]
-    assert pruning.gate == expected and type(pruning.gate) is type(expected)
+    assert pruning.method == expected and type(pruning.method) is type(expected)
     cli.trainer.fit(cli.model, cli.datamodule)
     assert 0.49 <= pruning.report.remaining <= 0.5

@@ -13,7 +13,7 @@ from torchvision.models import convnext_tiny, mobilenet_v3_small, regnet_y_400mf
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import gdp
-from gdp.graph import Plan
+from gdp.graph import CutPlan
 from gdp.surgery import cut
 from gdp.utils import count_flops
 
@@ -51,7 +51,7 @@ def prune(net: nn.Module, gone: list[str], x: torch.Tensor = X, share: float = 0
 def test_a_block_goes_and_its_constant_stays(gone):
     net = randomize(Blocks()).eval()
     graph = gdp.trace(net, X, blocks=True)
-    assert [(b.name, b.last, b.norm) for b in graph.blocks] == [
+    assert [(b.name, b.last_layer, b.norm) for b in graph.blocks] == [
         ("a", "a.conv2", "a.bn2"), ("b", "b.conv2", "b.bn2"), ("c", "c.conv3", "c.bn3"),
     ]  # fmt: skip
     report = prune(net, gone)
@@ -184,7 +184,7 @@ def test_a_cut_that_fails_halfway_is_undone():
     broken = replace(graph, blocks=(block, replace(graph.blocks[1], silent=("no.such.layer",))))
     closed = {name: list(range(graph[name].size)) for b in broken.blocks for name in b.reads}
     with pytest.raises(AttributeError):
-        cut(net, Plan.of(broken, closed | {"stem.0": [1]}))
+        cut(net, CutPlan.of(broken, closed | {"stem.0": [1]}))
     assert state.keys() == net.state_dict().keys() and net.stem[0].out_channels == 8
     assert all(torch.equal(v, net.state_dict()[k]) for k, v in state.items())
 

@@ -8,7 +8,15 @@ from nets import Chain, Concat, Residual
 from torch import nn
 
 import gdp
-from gdp.selection import Ranking, Widths, allowance, check_reachable, check_target, lowest, select_channels
+from gdp.selection import (
+    Ranking,
+    WidthConstraints,
+    allowed_fraction,
+    check_reachable,
+    check_target,
+    lowest_flops,
+    select_channels,
+)
 from gdp.selection.local_search import _neighbours as neighbours
 
 X = torch.randn(1, 3, 12, 12)
@@ -20,12 +28,12 @@ def test_selection_is_the_best_that_threshold_and_filling_allow():
     group_of = torch.arange(len(sizes)).repeat_interleave(sizes)
     worth = torch.rand(len(group_of), generator=torch.Generator().manual_seed(0))
     alive = torch.ones_like(group_of, dtype=torch.bool)
-    widths = Widths.of(graph)
+    widths = WidthConstraints.of(graph)
     for fraction in (0.15, 0.3, 0.5, 0.8, 1.0):
         budget = int(fraction * flops.dense)
         chosen = select_channels(Ranking.of(worth, group_of, alive, flops), flops, budget, widths)
-        opened = torch.bincount(group_of[chosen.keep], minlength=len(sizes))
-        assert torch.equal(chosen.opened, opened) and flops.count(opened) <= budget and opened.min() >= 1
+        opened = torch.bincount(group_of[chosen.keep_mask], minlength=len(sizes))
+        assert torch.equal(chosen.open_counts, opened) and flops.count(opened) <= budget and opened.min() >= 1
         for g in range(len(sizes)):  # nothing more fits
             if opened[g] < sizes[g]:
                 more = opened.clone()
@@ -33,9 +41,11 @@ def test_selection_is_the_best_that_threshold_and_filling_allow():
                 assert flops.count(more) > budget
         for g in range(len(sizes)):  # within a group the worthiest stay
             mine = group_of == g
-            if (mine & ~chosen.keep).any():
-                assert worth[mine & chosen.keep].min() >= worth[mine & ~chosen.keep].max()
-    assert select_channels(Ranking.of(worth, group_of, alive, flops), flops, flops.dense, widths, slack=0).keep.all()
+            if (mine & ~chosen.keep_mask).any():
+                assert worth[mine & chosen.keep_mask].min() >= worth[mine & ~chosen.keep_mask].max()
+    assert select_channels(
+        Ranking.of(worth, group_of, alive, flops), flops, flops.dense, widths, slack=0
+    ).keep_mask.all()
 
 
 def test_a_few_channels_are_exchanged_where_single_ones_are_dear():
@@ -51,8 +61,8 @@ def test_a_few_channels_are_exchanged_where_single_ones_are_dear():
         plain, chosen = (
             flops.count(
                 select_channels(
-                    Ranking.of(worth, group_of, alive, flops), flops, allowed, Widths.of(graph), slack=s
-                ).opened
+                    Ranking.of(worth, group_of, alive, flops), flops, allowed, WidthConstraints.of(graph), slack=s
+                ).open_counts
             )
             for s in (None, slack)
         )
@@ -71,10 +81,10 @@ def test_closed_channels_are_never_chosen_again():
         Ranking.of(torch.ones(20), group_of, alive, graph.flops),
         graph.flops,
         graph.flops.dense,
-        Widths.of(graph),
+        WidthConstraints.of(graph),
         slack=0,
     )
-    assert torch.equal(chosen.keep, alive)
+    assert torch.equal(chosen.keep_mask, alive)
 
 
 def test_more_multiplier_for_less_budget():
@@ -84,7 +94,9 @@ def test_more_multiplier_for_less_budget():
     worth, alive = torch.rand(len(group_of)), torch.ones(len(group_of), dtype=torch.bool)
     budgets = [int(f * graph.flops.dense) for f in (0.9, 0.6, 0.3)]
     multipliers = [
-        select_channels(Ranking.of(worth, group_of, alive, graph.flops), graph.flops, b, Widths.of(graph)).multiplier
+        select_channels(
+            Ranking.of(worth, group_of, alive, graph.flops), graph.flops, b, WidthConstraints.of(graph)
+        ).lagrange_multiplier
         for b in budgets
     ]
     assert 0 < multipliers[0] < multipliers[1] < multipliers[2]
@@ -136,7 +148,7 @@ def test_targets_that_can_not_be_are_refused_with_the_lowest_that_can():
     ):
         check_reachable(graph, 0.5)
     graph = gdp.trace(Residual(), X, ignore=["stem.0"])
-    least = lowest(graph) / graph.flops.dense
+    least = lowest_flops(graph) / graph.flops.dense
     with pytest.raises(
         gdp.GDPError,
         match=rf"lowest target for this network is {math.ceil(least * 1e4) / 1e4:.4f}(.|\n)*stem\.0 \(8 channels\)",
@@ -149,7 +161,7 @@ def test_targets_that_can_not_be_are_refused_with_the_lowest_that_can():
 
 
 def test_allowance_falls_from_all_to_the_target():
-    values = [allowance(p / 10, 0.3) for p in range(11)]
+    values = [allowed_fraction(p / 10, 0.3) for p in range(11)]
     assert values[0] == 1.0 and values[-1] == pytest.approx(0.3)
     assert all(a > b for a, b in itertools.pairwise(values))
 

@@ -94,7 +94,7 @@ def test_dense_training_is_untouched_until_the_window_opens():
     for pruned in (False, True):
         pl.seed_everything(3)
         snapshot, lit = Snapshot(), Lit()
-        extra = [GDPCallback(0.5, gate=gdp.Polar(start=0.5, end=0.9))] if pruned else []
+        extra = [GDPCallback(0.5, method=gdp.Polar(start=0.5, end=0.9))] if pruned else []
         trainer(*extra, snapshot, epochs=4).fit(lit, loader(shuffle=True))
         snapshots.append(snapshot.weights)
     assert all(torch.equal(a, b) for a, b in zip(*snapshots, strict=True))

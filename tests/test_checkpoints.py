@@ -177,7 +177,7 @@ def test_checkpoints_of_another_callback(tmp_path, case, refusal):
 @resume("`gdp.load_checkpoint` of `ModelCheckpoint(save_weights_only=True)`", "as long as no channel was cut by then")
 def test_weights_alone_load_as_long_as_nothing_was_cut(tmp_path):
     seen, save = Outputs(), ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_weights_only=True)
-    pruning = GDPCallback(0.5, gate=gdp.Polar(start=0.3, end=0.8, glide=500))
+    pruning = GDPCallback(0.5, method=gdp.Polar(start=0.3, end=0.8, closing=500))
     lit = Lit()
 
     class Note(Callback):

@@ -154,7 +154,7 @@ def test_weights_that_others_compute_with_stay_gated():
 
     net, x = Shares(), torch.randn(2, 3, 5, 5)
     graph = gdp.trace(net, x)
-    assert "c.weight" in graph.own and "b.weight" not in graph.own
+    assert "c.weight" in graph.private_weights and "b.weight" not in graph.private_weights
     gates = gdp.insert_gates(net, graph)
     gates.close("a", [0, 3])
     before = net(x)

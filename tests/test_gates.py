@@ -7,7 +7,7 @@ from nets import Chain, Concat, Tied
 from torch import nn
 
 import gdp
-from gdp.gates import polar
+from gdp.gates import polar_gate
 from gdp.surgery import fold
 
 X = torch.randn(2, 3, 12, 12)
@@ -21,7 +21,7 @@ def gated(net: nn.Module, ignore=()):
 def test_gating_the_weight_is_gating_the_input():
     layer = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3, padding=1, stride=2))
     _, gates = gated(layer)
-    gates.raw.uniform_(0.1, 1.0)
+    gates.gate_param.uniform_(0.1, 1.0)
     gates.close("0", [1, 4])
     first, second = layer
     middle = first(X) * gates["0"].value.view(1, -1, 1, 1)
@@ -46,9 +46,9 @@ def test_inserting_gates_changes_nothing_the_user_can_see():
 def test_the_polar_gate_is_that_of_gdp_up_to_a_constant():
     x = torch.linspace(0, 1, 101)
     for eps in (0.1, 1e-4):
-        torch.testing.assert_close(polar(x, eps), (1 + eps) * x**2 / (x**2 + eps))
-        assert polar(x, eps)[0] == 0.0 and polar(x, eps)[-1] == 1.0
-    slope = torch.func.grad(lambda v: polar(v, 0.03))
+        torch.testing.assert_close(polar_gate(x, eps), (1 + eps) * x**2 / (x**2 + eps))
+        assert polar_gate(x, eps)[0] == 0.0 and polar_gate(x, eps)[-1] == 1.0
+    slope = torch.func.grad(lambda v: polar_gate(v, 0.03))
     assert slope(torch.tensor(0.0)) == 0.0
     around = torch.vmap(slope)(torch.linspace(0.01, 0.99, 99))
     assert abs(int(around.argmax()) + 1 - 10) <= 1  # steepest at sqrt(eps / 3) = 0.1
@@ -70,7 +70,7 @@ def test_closed_channels_do_not_reach_the_output_and_get_no_gradient():
 def test_tied_weights_are_folded_once():
     net = Tied().eval()
     _, gates = gated(net)
-    gates.raw.fill_(0.3)
+    gates.gate_param.fill_(0.3)
     gates.sync()
     expected = net(X)
     fold(gates)
@@ -81,7 +81,7 @@ def test_tied_weights_are_folded_once():
 def test_fold_can_be_undone():
     net = Concat().eval()
     _, gates = gated(net)
-    gates.raw.fill_(0.2)
+    gates.gate_param.fill_(0.2)
     gates.sync()
     expected, weight = net(X), net.up._parameters["weight"].data_ptr()
     undo = fold(gates)
@@ -114,4 +114,4 @@ def test_gates_work_in_double_and_bfloat16():
         _, gates = gated(net)
         net.to(dtype)
         gates.close("0.0", [0])
-        assert net(X.to(dtype)).dtype == dtype and gates.raw.dtype == torch.float32
+        assert net(X.to(dtype)).dtype == dtype and gates.gate_param.dtype == torch.float32

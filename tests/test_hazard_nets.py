@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import gdp
-from gdp.surgery import preflight
-from gdp.utils import count_flops, run
+from gdp.surgery import freeze_uncuttable_groups
+from gdp.utils import count_flops, run_forward
 
 TOLERANCE = 1e-5
 
@@ -28,7 +28,7 @@ def gated(make: type[nn.Module]) -> tuple[nn.Module, gdp.ChannelGraph, gdp.gates
     for parameter in net.parameters():  # hardly a channel is dead behind its ReLU
         parameter.data = 2 * parameter.data if parameter.dim() > 1 else parameter.data.abs()
     traced = gdp.trace(net, inputs(net))
-    graph = preflight(net, traced)
+    graph = freeze_uncuttable_groups(net, traced)
     assert make is Literal or [g.name for g in graph.groups] == [g.name for g in traced.groups]
     return net, graph, gdp.insert_gates(net, graph)
 
@@ -55,12 +55,15 @@ def described(net: nn.Module) -> list[tuple]:
 def test_cut_equals_gated(make):
     net, graph, gates = gated(make)
     x, other = inputs(net), inputs(net, seed=1)
-    dense = run(net, x)
-    gates.raw.uniform_(0.3, 1.0)  # what stays open has to be folded
+    dense = run_forward(net, x)
+    gates.gate_param.uniform_(0.3, 1.0)  # what stays open has to be folded
     close_some(graph, gates)
-    expected, expected_other = run(net, x), run(net, other)
+    expected, expected_other = run_forward(net, x), run_forward(net, other)
     report = gdp.remove(net, graph, gates)
-    assert relative(expected, run(net, x)) < TOLERANCE and relative(expected_other, run(net, other)) < TOLERANCE
+    assert (
+        relative(expected, run_forward(net, x)) < TOLERANCE
+        and relative(expected_other, run_forward(net, other)) < TOLERANCE
+    )
     assert relative(expected, expected_other) > 1e-2  # control: the output depends on the input,
     assert relative(dense, expected) > 1e-2  # and on what was closed
     assert report.max_rel < TOLERANCE
@@ -74,15 +77,15 @@ def test_one_channel_left_open_would_be_seen(make):
     net, graph, gates = gated(make)
     x = inputs(net)
     close_some(graph, gates)
-    expected = run(net, x)
+    expected = run_forward(net, x)
     for name, closed in gates.closed.items():
         for channel in gates.spans[name].start + torch.tensor(closed):
-            gates.raw[channel] = 1.0
+            gates.gate_param[channel] = 1.0
             gates.sync()
-            assert relative(expected, run(net, x)) > 100 * TOLERANCE, name
-            gates.raw[channel] = 0.0
+            assert relative(expected, run_forward(net, x)) > 100 * TOLERANCE, name
+            gates.gate_param[channel] = 0.0
     gates.sync()
-    assert relative(expected, run(net, x)) == 0.0
+    assert relative(expected, run_forward(net, x)) == 0.0
 
 
 @every_net
@@ -90,11 +93,11 @@ def test_the_cut_network_trains(make):
     net, graph, gates = gated(make)
     close_some(graph, gates)
     gdp.remove(net, graph, gates)
-    before = run(net, inputs(net))
+    before = run_forward(net, inputs(net))
     sum(out.sum() for out in tree_leaves(net.train()(*inputs(net)))).backward()
     assert all(p.grad is None or p.grad.shape == p.shape for p in net.parameters())
     torch.optim.SGD(net.parameters(), 0.1).step()
-    assert relative(before, run(net, inputs(net))) > 0.0
+    assert relative(before, run_forward(net, inputs(net))) > 0.0
 
 
 @nets_with("after")

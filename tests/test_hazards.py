@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import StochasticWeightAveraging
 from torch import nn
 
 import gdp
-from gdp.surgery import preflight
+from gdp.surgery import freeze_uncuttable_groups
 from gdp.utils import Difference
 
 X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -33,7 +33,7 @@ class Net(nn.Module):
 
 
 def prune(net: nn.Module, x: torch.Tensor = X, share: float = 0.5) -> tuple[gdp.ChannelGraph, gdp.Report]:
-    graph = preflight(net, gdp.trace(net, x))
+    graph = freeze_uncuttable_groups(net, gdp.trace(net, x))
     gates = gdp.insert_gates(net, graph)
     for group in graph.groups:
         gates.close(group.name, range(max(1, int(share * group.size))))
@@ -45,7 +45,7 @@ def test_an_example_of_zeros_hides_nothing():
         return self.head(torch.cat(self.a(x).split(4, 1)[::-1], 1))
 
     net = randomize(Net(reversed_parts))
-    graph = preflight(net, gdp.trace(net, torch.zeros(1, 3, 12, 12)))
+    graph = freeze_uncuttable_groups(net, gdp.trace(net, torch.zeros(1, 3, 12, 12)))
     assert "a.0" not in [g.name for g in graph.groups]
 
 
@@ -61,7 +61,7 @@ def test_weights_of_zero_hide_nothing():
             return self.c(torch.relu(self.b(x / x.shape[1])))
 
     net = DividesByWidth()
-    assert [g.name for g in preflight(net, gdp.trace(net, X)).groups] == ["b"]
+    assert [g.name for g in freeze_uncuttable_groups(net, gdp.trace(net, X)).groups] == ["b"]
     assert net.c.weight.abs().max() == 0.0
 
 
@@ -106,7 +106,7 @@ def test_a_literal_in_train_mode_only_is_found():
         return (self.head(y), self.head(y.view(y.shape[0], 8, 12, 12))) if self.training else self.head(y)
 
     net = Net(auxiliary)
-    graph = preflight(net, gdp.trace(net, X))
+    graph = freeze_uncuttable_groups(net, gdp.trace(net, X))
     assert not graph.groups and "in train mode: shape '[4, 8, 12, 12]' is invalid" in graph.reasons()
 
 
@@ -228,7 +228,7 @@ def test_gates_are_float32_under_any_default_type():
         gates = gdp.insert_gates(net, gdp.trace(net, X))
     finally:
         torch.set_default_dtype(torch.float32)
-    assert gates.raw.dtype == gates.readers[0].gate.dtype == torch.float32
+    assert gates.gate_param.dtype == gates.readers[0].gate.dtype == torch.float32
 
 
 def test_channels_can_be_closed_by_a_mask():
@@ -246,7 +246,7 @@ def test_a_failing_trial_leaves_no_gates():
             raise RuntimeError("not to be subclassed")
 
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Stubborn(8, 4, 3))
-    assert "not to be subclassed" in preflight(net, gdp.trace(net, X)).reasons()
+    assert "not to be subclassed" in freeze_uncuttable_groups(net, gdp.trace(net, X)).reasons()
     assert not any("gate" in k for k in net.state_dict()) and type(net[2]) is Stubborn
 
 
@@ -281,7 +281,7 @@ def test_a_buffer_that_forward_puts_another_in_place_of_is_put_back():
     net = Net(table)
     net.register_buffer("table", torch.ones(1))
     buffer = net.table
-    graph = preflight(net, gdp.trace(net, X))
+    graph = freeze_uncuttable_groups(net, gdp.trace(net, X))
     assert net.table is buffer and [g.name for g in graph.groups] == ["a.0"]
 
 
@@ -290,7 +290,7 @@ def test_a_table_that_grows_after_the_trace_is_no_obstacle():
     net.register_buffer("table", torch.ones(1))
     graph = gdp.trace(net, X)
     net.table = torch.linspace(0.5, 1.5, 12)
-    gates = gdp.insert_gates(net, preflight(net, graph))
+    gates = gdp.insert_gates(net, freeze_uncuttable_groups(net, graph))
     gates.close("a.0", [1, 2])
     assert gdp.remove(net, gates.graph, gates).max_rel < 1e-5 and net.table.shape == (12,)
 
@@ -312,7 +312,7 @@ def test_a_wrong_count_is_found_before_training():
     net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 4, 3))
     graph = gdp.trace(net, X)
     wrong = replace(graph, flops=replace(graph.flops, coef=graph.flops.coef * 2))
-    assert "FLOPs beside those that were expected" in preflight(net, wrong).reasons()
+    assert "FLOPs beside those that were expected" in freeze_uncuttable_groups(net, wrong).reasons()
 
 
 def test_a_loss_that_somebody_holds_is_no_obstacle():

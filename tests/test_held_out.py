@@ -82,9 +82,9 @@ def flat(batches):
     return {i for batch in batches for i in batch}
 
 
-def fit(gate, *callbacks, seed=0, data=None, val=None, **kw):
+def fit(method, *callbacks, seed=0, data=None, val=None, **kw):
     pl.seed_everything(seed)
-    lit, pruning = Seen(), GDPCallback(0.5, gate=gate)
+    lit, pruning = Seen(), GDPCallback(0.5, method=method)
     run = trainer(pruning, *callbacks, **({"epochs": 8, "num_sanity_val_steps": 0} | kw))
     run.fit(lit, data or numbered(shuffle=True), val)
     assert 0.49 <= pruning.report.remaining <= 0.5
@@ -110,7 +110,7 @@ def test_data_of_a_hook_are_split_as_well():
             return numbered()
 
     lit = Hooked()
-    trainer(GDPCallback(0.5, gate=Annealed(held_out=0.25))).fit(lit)
+    trainer(GDPCallback(0.5, method=Annealed(held_out=0.25))).fit(lit)
     held, rest = flat(lit.learned), flat(lit.trained)
     assert len(held) == 16 and len(rest) == 48 and not held & rest
 
@@ -122,7 +122,7 @@ def test_every_held_out_sample_has_its_turn_before_one_comes_again():
     assert len({tuple(batch) for batch in lit.learned}) > 20
 
 
-@features.works("Kinds of gates", '`gate=gdp.Annealed(held_out="val")`', "the gates learn on the validation data")
+@features.works("Kinds of gates", '`method=gdp.Annealed(held_out="val")`', "the gates learn on the validation data")
 def test_the_validation_data_teach_the_gates_and_are_validated_as_ever():
     class Other(Numbered):
         def __getitem__(self, i):
@@ -152,7 +152,7 @@ class Grads(Callback):
 
 def test_a_held_out_batch_writes_no_gradient_and_moves_no_weight():
     pl.seed_everything(0)
-    lit, pruning, before, after = Seen(), GDPCallback(0.5, gate=Annealed(every=1), shrink="end"), Grads(), Grads()
+    lit, pruning, before, after = Seen(), GDPCallback(0.5, method=Annealed(every=1), shrink="end"), Grads(), Grads()
     lit.net[0][1].bias.requires_grad_(False)
     trainer(before, pruning, after).fit(lit, numbered())
     learned = 0
@@ -194,7 +194,7 @@ def test_nothing_is_left_behind(source, fails):
                 raise RuntimeError("out of order")
             return loss
 
-    plain, run = trainer(), trainer(GDPCallback(0.5, gate=Annealed(held_out=source)))
+    plain, run = trainer(), trainer(GDPCallback(0.5, method=Annealed(held_out=source)))
     plain.fit(Seen(), numbered(), numbered())
     lit, data = Fails(), numbered()
     before = parts(plain, lit, data)
@@ -207,14 +207,14 @@ def test_a_log_of_the_modules_own_is_put_back():
     lit, said = Lit(), []
     lit.log_dict = lambda *args, **kw: said.append(args)  # of an instance, as some wrap it
     own = lit.log_dict
-    trainer(GDPCallback(0.5, gate="annealed")).fit(lit, loader())
+    trainer(GDPCallback(0.5, method="annealed")).fit(lit, loader())
     assert vars(lit)["log_dict"] is own and said
 
 
-@pytest.mark.parametrize("gate", ["polar", "annealed"])
-def test_no_process_that_loads_data_is_left_behind(gate):
+@pytest.mark.parametrize("method", ["polar", "annealed"])
+def test_no_process_that_loads_data_is_left_behind(method):
     before = multiprocessing.active_children()
-    _, pruning, _ = fit(gate, data=numbered(num_workers=1), epochs=3)
+    _, pruning, _ = fit(method, data=numbered(num_workers=1), epochs=3)
     assert pruning.report and multiprocessing.active_children() == before
 
 
@@ -249,7 +249,7 @@ class BatchAlone(Lit):
 
 @pytest.mark.parametrize("make", [AsDict, BatchAlone])
 def test_every_form_of_a_loss(make):
-    pruning = GDPCallback(0.5, gate="annealed")
+    pruning = GDPCallback(0.5, method="annealed")
     trainer(pruning).fit(make(), loader())
     assert 0.49 <= pruning.report.remaining <= 0.5
 
@@ -257,9 +257,9 @@ def test_every_form_of_a_loss(make):
 # what is refused
 
 
-def refused(lit, expected, data, gate="annealed", val=None, **kw):
+def refused(lit, expected, data, method="annealed", val=None, **kw):
     keys, classes = list(lit.state_dict()), [type(m) for m in lit.modules()]
-    run = trainer(GDPCallback(0.5, gate=gate), num_sanity_val_steps=0, **kw)
+    run = trainer(GDPCallback(0.5, method=method), num_sanity_val_steps=0, **kw)
     with pytest.raises(gdp.GDPError, match=expected) if isinstance(expected, str) else expected:
         run.fit(lit, data, val)
     assert run.global_step <= 1
@@ -273,9 +273,9 @@ class Nothing(Lit):
 
 @features.refused(
     "Kinds of gates",
-    '`gate="annealed"` with manual optimization',
+    '`method="annealed"` with manual optimization',
     "Gates that learn on held-out batches ask ….training_step for a loss, but with manual optimization it trains the "
-    "weights as well. Use gate='polar', or automatic optimization.",
+    "weights as well. Use method='polar', or automatic optimization.",
 )
 def test_manual_optimization_is_refused(refusal):
     class Manual(Lit):
@@ -290,7 +290,7 @@ def test_manual_optimization_is_refused(refusal):
 
 
 def test_a_training_step_without_a_loss_is_refused():
-    refused(Nothing(), r"Nothing\.training_step returns(.|\n)*Return the loss, or use gate='polar'", loader())
+    refused(Nothing(), r"Nothing\.training_step returns(.|\n)*Return the loss, or use method='polar'", loader())
 
 
 class Own(DataLoader):
@@ -320,10 +320,10 @@ class First(Lit):
 
 @features.refused(
     "Kinds of gates",
-    '`gate="annealed"` with data that can\'t be split',
+    '`method="annealed"` with data that can\'t be split',
     "Annealed gates need data that is held out, and gdp can take it from one torch DataLoader with a data set of known "
     "length and torch's own sampling, but this is …. Hold out "
-    "validation data: gate=gdp.Annealed(held_out='val'), with such a loader there, or use gate='polar'.",
+    "validation data: method=gdp.Annealed(held_out='val'), with such a loader there, or use method='polar'.",
 )
 @pytest.mark.parametrize("place", ["train", "train, with an example", "val"])
 @pytest.mark.parametrize("form", DATA)
@@ -346,13 +346,13 @@ def test_too_little_data_are_refused(n, kw):
 @pytest.mark.parametrize("val", [None, 0])
 def test_validation_data_that_are_not_there_are_refused(val):
     data = None if val is None else loader(val)
-    refused(Lit(), r"(?i)validation data(.|\n)*gate=", loader(), Annealed(held_out="val"), data)
+    refused(Lit(), r"(?i)validation data(.|\n)*method=", loader(), Annealed(held_out="val"), data)
 
 
 # two processes
 
 
-@features.works("Kinds of gates", '`gate="annealed"` with DDP', "every process holds out its share")
+@features.works("Kinds of gates", '`method="annealed"` with DDP', "every process holds out its share")
 def test_two_processes_hold_out_the_same_and_decide_alike(tmp_path):
     first, second = two_processes(Path(__file__).name, tmp_path)
     assert first["raw"] == second["raw"] and first["plan"] == second["plan"] and 0.0 in first["raw"]
@@ -367,7 +367,7 @@ def test_two_processes_hold_out_the_same_and_decide_alike(tmp_path):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     pl.seed_everything(0)
-    lit, pruning = Seen(), GDPCallback(0.5, gate=Annealed(held_out=0.25, every=1))
+    lit, pruning = Seen(), GDPCallback(0.5, method=Annealed(held_out=0.25, every=1))
     last = Last(pruning)
     trainer(pruning, last, Noise(pruning), epochs=8, strategy="ddp", devices=2, default_root_dir=sys.argv[1]).fit(
         lit, numbered()

@@ -14,9 +14,9 @@ from gdp import Annealed, GDPCallback
 QUICK = Annealed(every=1, pace=2.0)
 
 
-def fit(lit, data=None, *callbacks, gate=QUICK, **kw):
+def fit(lit, data=None, *callbacks, method=QUICK, **kw):
     pl.seed_everything(0)
-    pruning = GDPCallback(0.5, gate=gate)
+    pruning = GDPCallback(0.5, method=method)
     run = trainer(pruning, *callbacks, **({"epochs": 6, "num_sanity_val_steps": 0} | kw))
     run.fit(lit, loader(shuffle=True) if data is None else data)
     assert 0.49 <= pruning.report.remaining <= 0.5
@@ -96,11 +96,11 @@ class Split(Lit):
 
 def test_a_loader_is_asked_for_as_often_as_without_gates():
     made = {}
-    for gate in ("polar", QUICK):
+    for method in ("polar", QUICK):
         pl.seed_everything(0)
         lit = Split()
-        trainer(GDPCallback(0.5, gate=gate), epochs=6, num_sanity_val_steps=0).fit(lit)
-        made[gate] = lit.made
+        trainer(GDPCallback(0.5, method=method), epochs=6, num_sanity_val_steps=0).fit(lit)
+        made[method] = lit.made
     assert made["polar"] == made[QUICK]
 
 
@@ -120,7 +120,7 @@ def test_two_callbacks_with_gates_that_learn():
             return self.net(x) + self.other(x)
 
     pl.seed_everything(0)
-    lit, both = Two(), [GDPCallback(0.5, module=name, gate=QUICK) for name in ("net", "other")]
+    lit, both = Two(), [GDPCallback(0.5, module=name, method=QUICK) for name in ("net", "other")]
     run = trainer(*both, epochs=6, num_sanity_val_steps=0)
     run.fit(lit, loader())
     assert all(0.49 <= pruning.report.remaining <= 0.5 for pruning in both)
@@ -131,7 +131,7 @@ def test_a_loss_without_a_gradient_is_refused():
     net = Lit().net
     pruner = gdp.Pruner(net, gdp.trace(net, torch.zeros(2, 3, 12, 12)), 0.5, 20, QUICK)
     with pytest.raises(gdp.GDPError, match="no gradient in any gated weight"):
-        pruner.learn(torch.zeros(()))
+        pruner.update_held_out(torch.zeros(()))
 
 
 def test_indicators_that_have_learned_nothing_leave_it_to_the_gradient():
@@ -144,7 +144,7 @@ def test_indicators_that_have_learned_nothing_leave_it_to_the_gradient():
         pruner.watch()
         pruner.step()
     pruner.finish()
-    seen, keep = pruner.state["sensitivity"], pruner.gates.raw > 0
+    seen, keep = pruner.method_state["sensitivity"], pruner.gates.gate_param > 0
     for span in pruner.gates.spans.values():
         if not keep[span].all():
             assert seen[span][keep[span]].min() >= seen[span][~keep[span]].max()

@@ -17,14 +17,14 @@ from torch import nn
 
 import gdp
 from gdp import GDPCallback
-from gdp.report import BINS, LIMIT, History, recall
+from gdp.report import BINS, LIMIT, History, report_of
 
-KINDS = pytest.mark.parametrize("gate", ["polar", "annealed"])
+KINDS = pytest.mark.parametrize("method", ["polar", "annealed"])
 
 
-def fit(*callbacks, gate="polar", target=0.5, resume=None, **kw):
+def fit(*callbacks, method="polar", target=0.5, resume=None, **kw):
     pl.seed_everything(0)
-    lit, pruning = Lit(), GDPCallback(target, gate=gate)
+    lit, pruning = Lit(), GDPCallback(target, method=method)
     run = trainer(pruning, *callbacks, **({"epochs": 15} | kw))
     run.fit(lit, loader(), ckpt_path=resume)
     return lit, pruning.report, run
@@ -40,21 +40,21 @@ def same(one, other):
 
 def is_that_of(history, report):
     """The last entry is what the report says is left."""
-    assert history.opened[-1] == [kept for _, kept, _ in report.groups]
+    assert history.open_counts[-1] == [kept for _, kept, _ in report.groups]
     assert history.flops[-1] == pytest.approx(report.remaining)
     kept, total = (sum(group[i] for group in report.groups) for i in (1, 2))
     assert history.values[-1][0] == total - kept and sum(history.values[-1][BINS // 2 :]) == kept
 
 
 @KINDS
-def test_a_run_has_a_history(gate):
-    _, report, _ = fit(gate=gate)
+def test_a_run_has_a_history(method):
+    _, report, _ = fit(method=method)
     history, window = report.history, gdp.Polar().window(60)
-    assert history.steps == sorted({*range(window.start, window.end, 5), window.fixed, window.end})
+    assert history.steps == sorted({*range(window.start, window.end, 5), window.last_selection, window.end})
     assert all(len(values) == BINS and sum(values) == 40 for values in history.values)
     assert sum(history.values[0][BINS // 2 :]) == 40 and history.flops[0] == 1.0
     assert all(a >= b for line in (history.flops, history.allowed) for a, b in pairwise(line))
-    assert history.allowed[-1] == 0.5 and history.multiplier[-1] > 0
+    assert history.allowed[-1] == 0.5 and history.lagrange_multiplier[-1] > 0
     is_that_of(history, report)
 
 
@@ -72,7 +72,7 @@ def test_the_history_of_a_long_window_ends_as_the_report_does():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
     x = torch.randn(4, 6)
-    pruner = gdp.Pruner(net, gdp.trace(net, x), 0.5, 1250, gdp.Polar(glide=19))  # looks at every step
+    pruner = gdp.Pruner(net, gdp.trace(net, x), 0.5, 1250, gdp.Polar(closing=19))  # looks at every step
     for _ in range(800):
         net.zero_grad()
         net(x).square().mean().backward()
@@ -80,7 +80,7 @@ def test_the_history_of_a_long_window_ends_as_the_report_does():
         pruner.step()
     assert pruner.done
     report = gdp.remove(net, pruner.graph, pruner.gates)
-    assert report.history.every > 1 and LIMIT // 2 <= len(report.history.steps) <= LIMIT
+    assert report.history.interval > 1 and LIMIT // 2 <= len(report.history.steps) <= LIMIT
     assert report.history.steps[-1] == pruner.window.end
     is_that_of(report.history, report)
 
@@ -97,12 +97,12 @@ def test_what_is_kept_is_spread_evenly(moments):
     history = recorded(History(), 0, moments)
     assert min(moments, LIMIT // 2) <= len(history.steps) <= LIMIT and history.steps[0] == 0
     gaps = [b - a for a, b in pairwise(history.steps)][:-1]
-    assert set(gaps) <= {history.every} and history.steps[-1] > moments - 1 - history.every
+    assert set(gaps) <= {history.interval} and history.steps[-1] > moments - 1 - history.interval
     assert all(sum(values) == 4 for values in history.values)
-    for line in (history.flops, history.allowed, history.multiplier, history.values, history.opened):
+    for line in (history.flops, history.allowed, history.lagrange_multiplier, history.values, history.open_counts):
         assert len(line) == len(history.steps)
-    assert [opened[1] for opened in history.opened] == history.steps
-    assert history.multiplier == [step / 7 for step in history.steps]
+    assert [opened[1] for opened in history.open_counts] == history.steps
+    assert history.lagrange_multiplier == [step / 7 for step in history.steps]
 
 
 @pytest.mark.parametrize("moments", [0, 1, 30, 700])
@@ -134,11 +134,11 @@ def test_a_report_is_made_of_plain_strings_and_numbers():
 
 
 @KINDS
-def test_a_resumed_run_has_the_history_of_the_uninterrupted_one(tmp_path, gate):
+def test_a_resumed_run_has_the_history_of_the_uninterrupted_one(tmp_path, method):
     save = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
-    _, report, _ = fit(save, gate=gate, enable_checkpointing=True)
+    _, report, _ = fit(save, method=method, enable_checkpointing=True)
     for epoch in (0, 4, 6, 13):
-        _, again, _ = fit(gate=gate, resume=tmp_path / f"epoch={epoch}.ckpt")
+        _, again, _ = fit(method=method, resume=tmp_path / f"epoch={epoch}.ckpt")
         same(again.history, report.history)
 
 
@@ -147,10 +147,10 @@ def test_a_resumed_run_has_the_history_of_the_uninterrupted_one(tmp_path, gate):
 
 @pytest.mark.parametrize("name", ["gdp.png", "gdp.svg", "gdp.pdf"])
 @KINDS
-def test_the_picture(tmp_path, gate, name):
-    _, report, _ = fit(gate=gate)
+def test_the_picture(tmp_path, method, name):
+    _, report, _ = fit(method=method)
     path = tmp_path / name
-    report.plot(str(path) if gate == "polar" else path)
+    report.plot(str(path) if method == "polar" else path)
     content = path.read_bytes()
     if name == "gdp.png":
         with Image.open(path) as picture:
@@ -183,7 +183,7 @@ def test_a_loaded_network_has_a_picture_too(tmp_path):
         gdp.load_checkpoint(Lit(), tmp_path / "after.ckpt").net,
     )
     for net in loaded:
-        recall(net).plot(tmp_path / "again.png")
+        report_of(net).plot(tmp_path / "again.png")
         assert (tmp_path / "again.png").read_bytes() == (tmp_path / "first.png").read_bytes()
 
 
@@ -213,8 +213,8 @@ def test_a_picture_that_can_not_be_written_is_refused(tmp_path, name):
 @KINDS
 @pytest.mark.parametrize("often", [1, 12])
 @works("Kinds of gates", "TensorBoard", "a histogram of the gates, what is left of every group, FLOPs, lambda")
-def test_tensorboard_shows_gates_and_groups(tmp_path, gate, often):
-    _, report, run = fit(gate=gate, logger=TensorBoardLogger(tmp_path), log_every_n_steps=often)
+def test_tensorboard_shows_gates_and_groups(tmp_path, method, often):
+    _, report, run = fit(method=method, logger=TensorBoardLogger(tmp_path), log_every_n_steps=often)
     events = EventAccumulator(run.logger.log_dir, size_guidance={"histograms": 0, "scalars": 0}).Reload()
     assert events.Tags()["histograms"] == ["gdp/gates"]
     shown = events.Histograms("gdp/gates")

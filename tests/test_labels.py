@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdp.tracing import Labels, Units, components
+from gdp.tracing import ChannelIds, Labels, connected_components
 
 
 @given(
@@ -21,7 +21,7 @@ def test_components_are_those_of_a_plain_union_find(case):
         low, high = sorted((find(a), find(b)))
         parent[high] = low
     a, b = (torch.tensor([e[k] for e in edges], dtype=torch.long) for k in (0, 1))
-    assert components(n, a, b).tolist() == [find(i) for i in range(n)]
+    assert connected_components(n, a, b).tolist() == [find(i) for i in range(n)]
 
 
 def test_labels_hold_only_what_varies():
@@ -32,10 +32,10 @@ def test_labels_hold_only_what_varies():
 
 
 def test_a_unit_tied_to_what_must_stay_keeps_its_reason_through_other_ties():
-    units = Units()
-    a, b = units.fresh(3), units.fresh(3)
-    units.tie(a, b, "never used")
-    units.tie(a, torch.tensor([0, 2, 0]), "pads")
-    root, reasons = units.resolve()
+    units = ChannelIds()
+    a, b = units.new(3), units.new(3)
+    units.union(a, b, "never used")
+    units.union(a, torch.tensor([0, 2, 0]), "pads")
+    root, reasons = units.roots()
     assert root[b].tolist() == root[a].tolist()
     assert [reasons.get(r) for r in root[b].tolist()] == ["pads", None, "pads"]

@@ -42,10 +42,12 @@ def opened(cost: str) -> dict[str, int]:
     net = WithSlow()
     graph = gdp.trace(net, torch.randn(1, 3, 12, 12))
     pruner = gdp.Pruner(net, graph, 0.5, cost=latency_model(net, graph) if cost == "latency" else None)
-    pruner.state["worth"] = torch.ones_like(pruner.state["worth"]) + 0.01 * torch.rand(len(pruner.state["worth"]))
+    pruner.method_state["importance"] = torch.ones_like(pruner.method_state["importance"]) + 0.01 * torch.rand(
+        len(pruner.method_state["importance"])
+    )
     pruner.finish()
     assert 0.45 <= pruner.remaining <= 0.5  # a channel beside the slow layer takes 3 to 5 % of the time
-    return {g.name: n for g, n in zip(graph.groups, pruner.gates.opened.tolist(), strict=True)}
+    return {g.name: n for g, n in zip(graph.groups, pruner.gates.open_counts.tolist(), strict=True)}
 
 
 def test_what_takes_time_is_cut_first():
@@ -63,7 +65,7 @@ def test_a_run_meets_its_target_in_time_and_resumes_with_the_same_table(tmp_path
 
     def fit(resume=None):
         pl.seed_everything(0)
-        lit, pruning = LitSlow(), gdp.GDPCallback(0.6, gate=gdp.Polar(cost="latency"))
+        lit, pruning = LitSlow(), gdp.GDPCallback(0.6, method=gdp.Polar(cost="latency"))
         save = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
         run = trainer(pruning, save, epochs=6, enable_checkpointing=True)
         run.fit(lit, loader(), ckpt_path=resume)

@@ -77,7 +77,7 @@ class Tiny(Lit):
 
 def account_of_a_long_run() -> Account:
     """All of it inside the window."""
-    pruning = GDPCallback(0.4, gate=gdp.Polar(start=0.0, end=1.0), shrink="end")
+    pruning = GDPCallback(0.4, method=gdp.Polar(start=0.0, end=1.0), shrink="end")
     account, data = Account(), TensorDataset(torch.randn(200, 1, 2, 2), torch.randint(0, 2, (200,)))
     trainer(pruning, account, epochs=STEPS // 100).fit(Tiny(), DataLoader(data, 2))
     assert pruning.report.remaining <= 0.4
@@ -196,10 +196,10 @@ def peak(name: str, gated: bool) -> int:
     net = torchvision.models.get_model(name, num_classes=10)
     x, y = torch.randn(16, 3, 64, 64), torch.randint(0, 10, (16,))
     optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9)
-    pruner = gdp.Pruner(net, gdp.trace(net, x[:1]), 0.4, 1000, gdp.Polar(start=0.0, end=1.0, watch=1))
+    pruner = gdp.Pruner(net, gdp.trace(net, x[:1]), 0.4, 1000, gdp.Polar(start=0.0, end=1.0, gradient_interval=1))
     if gated:
         pruner.steps = 500  # gates move, channels are chosen
-        pruner.gates.raw.fill_(0.3)
+        pruner.gates.gate_param.fill_(0.3)
         pruner.gates.sync()
         assert 0.4 < float(pruner.gates.values.mean()) < 0.6
     else:

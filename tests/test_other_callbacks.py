@@ -55,10 +55,10 @@ BOTH_ORDERS = pytest.mark.parametrize("turn", [1, -1], ids=["gdp first", "gdp la
 UNFINISHED = ".*training ended after .* steps, before the window"
 
 
-def fit(*others, turn=1, make=Lit, pruned=True, epochs=4, gate="polar", shrink="epoch", data=None, resume=None, **kw):
+def fit(*others, turn=1, make=Lit, pruned=True, epochs=4, method="polar", shrink="epoch", data=None, resume=None, **kw):
     """Train from the same start, with gdp before (1) or behind (-1) the other callbacks, or without it."""
     pl.seed_everything(0)
-    lit, pruning = make(), GDPCallback(0.5, gate=gate, shrink=shrink)
+    lit, pruning = make(), GDPCallback(0.5, method=method, shrink=shrink)
     run = trainer(*[pruning, *others][::turn] if pruned else others, epochs=epochs, **kw)
     run.fit(lit, *([] if hasattr(lit, "batch_size") else [data or loader(), loader()]), ckpt_path=resume)
     if pruned:
@@ -322,7 +322,7 @@ def test_averages(without_averages, turn, make):
 def test_accumulation_that_changes(turn, scheduling, size, steps):
     def run(*more, **kw):
         accumulation = GradientAccumulationScheduler(dict(scheduling))
-        kw |= {"turn": turn, "epochs": 10, "data": loader(size), "gate": gdp.Polar(start=0.1, end=0.6)}
+        kw |= {"turn": turn, "epochs": 10, "data": loader(size), "method": gdp.Polar(start=0.1, end=0.6)}
         return fit(accumulation, *more, **kw)[-1]
 
     progress = Progress()
@@ -395,7 +395,7 @@ def test_layers_that_are_trained_later(turn, module, make, groups):
     pl.seed_everything(0)
     trainer(make(), dense, epochs=10).fit(WithBackbone(), loader())
     pl.seed_everything(0)
-    lit, pruning = WithBackbone(), GDPCallback(0.5, module=module, gate=gdp.Polar(start=0.0, end=0.6))
+    lit, pruning = WithBackbone(), GDPCallback(0.5, module=module, method=gdp.Polar(start=0.0, end=0.6))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=UNFINISHED)
         trainer(*[pruning, make()][::turn], steps, progress, epochs=10).fit(lit, loader())

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from gdp.gates import gate_gradient, polar
-from gdp.methods import Polar, anneal, move, sensitivity
+from gdp.gates import gate_gradient, polar_gate
+from gdp.methods import Polar, anneal, polarize, sensitivity
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -34,8 +34,8 @@ def test_gates_polarize_to_exact_zero_and_one():
     trail = []
     for step in range(50):
         eps = anneal(0.1, 1e-4, step / 50)
-        raw = move(raw, keep, eps, 1e-3 ** (1 / 50), 0.01)
-        trail.append(polar(raw, eps))
+        raw = polarize(raw, keep, eps, 1e-3 ** (1 / 50), 0.01)
+        trail.append(polar_gate(raw, eps))
     assert torch.stack(trail)[:, 1].diff().max() <= 0
     assert raw.tolist() == [1.0, 0.0, 1.0, 0.0]
 
@@ -44,15 +44,15 @@ def test_a_closing_gate_may_come_back_until_it_is_zero():
     closing, stay = torch.tensor([False]), torch.tensor([True])
     raw = torch.ones(1)
     for _ in range(10):
-        raw = move(raw, closing, 1e-2, 0.8, 0.01)
+        raw = polarize(raw, closing, 1e-2, 0.8, 0.01)
     assert 0 < raw < 0.2
     for _ in range(10):
-        raw = move(raw, stay, 1e-2, 0.8, 0.01)
+        raw = polarize(raw, stay, 1e-2, 0.8, 0.01)
     assert raw == 1.0
-    assert move(torch.zeros(1), stay, 1e-2, 0.8, 0.01) == 0.0
+    assert polarize(torch.zeros(1), stay, 1e-2, 0.8, 0.01) == 0.0
 
 
 def test_settled_gates_are_zero_or_above_one_half():
-    raw = Polar().settled(torch.tensor([1.0, 0.001, 0.7, 0.0]), torch.tensor([True, True, False, False]), 1e-4)
-    value = polar(raw, 1e-4)
+    raw = Polar().finalize(torch.tensor([1.0, 0.001, 0.7, 0.0]), torch.tensor([True, True, False, False]), 1e-4)
+    value = polar_gate(raw, 1e-4)
     assert value[[2, 3]].tolist() == [0.0, 0.0] and value[[0, 1]].min() > 0.5

@@ -30,7 +30,7 @@ class Gates(Callback):
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             self.scales.append(scaler.get_scale() if scaler else 1.0)
             self.types |= {b.dtype for n, b in pl_module.named_buffers() if n.endswith("_gdp_gate")}
-            self.types |= {self.pruning.pruner.gates.raw.dtype, self.pruning.pruner.state["worth"].dtype}
+            self.types |= {self.pruning.pruner.gates.gate_param.dtype, self.pruning.pruner.method_state["importance"].dtype}
 
 
 PRECISIONS = ["32-true", "bf16-mixed", "64-true", "bf16-true"]
@@ -78,12 +78,12 @@ def test_the_scale_of_gradients_does_not_change_what_channels_are_worth():
 
         torch.manual_seed(0)
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
-        pruning = GDPCallback(0.5, gate=gdp.Polar(start=0.9, end=1.0))
+        pruning = GDPCallback(0.5, method=gdp.Polar(start=0.9, end=1.0))
         seen = []
 
         class Look(Callback):
             def on_train_batch_end(self, *_):
-                seen.append(pruning.pruner.state["worth"].clone())
+                seen.append(pruning.pruner.method_state["importance"].clone())
 
         plugin = MixedPrecision("16-mixed", "cpu", scaler)
         trainer(pruning, Look(), epochs=2, plugins=[plugin], limit_train_batches=3).fit(Fused(), loader())

@@ -12,7 +12,7 @@ from nets import AuxiliaryHead, Concat, Literal, Residual, conv, randomize
 from torch import nn
 
 import gdp
-from gdp.surgery import preflight
+from gdp.surgery import freeze_uncuttable_groups
 from gdp.utils import count_flops
 
 X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -24,7 +24,7 @@ def test_preflight_finds_the_literal_and_leaves_the_network_as_it_was():
     graph = gdp.trace(net, X)
     assert [g.name for g in graph.groups] == ["a.0", "b.0", "c.0"]
     state, rng, classes = copy.deepcopy(net.state_dict()), torch.get_rng_state(), [type(m) for m in net.modules()]
-    checked = preflight(net, graph)
+    checked = freeze_uncuttable_groups(net, graph)
     assert [g.name for g in checked.groups] == ["a.0", "c.0"]
     assert checked.frozen[-1].name == "b.0" and "invalid for input of size" in checked.frozen[-1].reason
     assert state.keys() == net.state_dict().keys()
@@ -47,7 +47,7 @@ def test_preflight_sees_a_cut_that_runs_but_is_not_exact():
             return self.c(torch.relu(self.b(x / x.shape[1])))
 
     net = DividesByWidth()
-    checked = preflight(net, gdp.trace(net, X))
+    checked = freeze_uncuttable_groups(net, gdp.trace(net, X))
     assert [g.name for g in checked.groups] == ["b"]
     assert "differs from the gated one" in checked.frozen[-1].reason
 
@@ -55,7 +55,7 @@ def test_preflight_sees_a_cut_that_runs_but_is_not_exact():
 def test_preflight_keeps_what_works():
     net = randomize(Residual())
     graph = gdp.trace(net, X)
-    checked = preflight(net, graph)
+    checked = freeze_uncuttable_groups(net, graph)
     assert checked.groups == graph.groups and checked.flops.dense == graph.flops.dense == count_flops(net, X)
 
 
@@ -94,7 +94,7 @@ class Wired(nn.Module):
     ],
 )
 def test_the_line_of_the_literal_is_named(build, group, line):
-    graph = preflight(net := randomize(build()), gdp.trace(net, X))
+    graph = freeze_uncuttable_groups(net := randomize(build()), gdp.trace(net, X))
     assert group not in [g.name for g in graph.groups] and len(graph.groups) >= (build is not Wired)
     reason = next(f.reason for f in graph.frozen if f.name == group and "can't follow" in f.reason)
     assert re.search(line, reason), reason
@@ -105,7 +105,7 @@ def test_it_costs_five_forward_passes_where_nothing_fails(build):
     net, passes = randomize(build()), []
     graph = gdp.trace(net, X)
     net.register_forward_pre_hook(lambda *_: passes.append(1))
-    preflight(net, graph)
+    freeze_uncuttable_groups(net, graph)
     assert len(passes) <= 5 and len(net._forward_pre_hooks) == 1
 
 
@@ -142,7 +142,7 @@ def test_the_network_is_left_as_it_was_also_when_it_raises(build, training, bloc
     before = everything(net)
     report = gdp.check(net, X, blocks=blocks)
     assert same(before, everything(net))
-    assert report.trial and report.flops_before == count_flops(net, X)
+    assert report.dry_run and report.flops_before == count_flops(net, X)
     if build is Random:
         assert any("not with me, raised at test_preflight.py" in f.reason for f in report.frozen)
 
@@ -164,12 +164,12 @@ def test_an_error_of_the_trace_leaves_no_trace():
 
 def test_a_report_of_the_smallest_network_and_of_what_stays():
     report = gdp.check(net := randomize(Literal()), X)
-    assert report.groups == (("a.0", 1, 8), ("c.0", 1, 9)) and report.trial and report.blocks == ()
+    assert report.groups == (("a.0", 1, 8), ("c.0", 1, 9)) and report.dry_run and report.blocks == ()
     assert report.flops_before == count_flops(net, X) > report.flops_after == report.flops_predicted
     assert "the smallest network (trial; nothing was changed)" in str(report) and "b.0" in str(report)
     with pytest.raises(gdp.GDPError, match="The lowest target for this network is"):
-        gdp.Pruner(net, preflight(net, gdp.trace(net, X)), report.remaining - 1e-3)
-    gdp.Pruner(net, preflight(net, gdp.trace(net, X)), report.remaining)
+        gdp.Pruner(net, freeze_uncuttable_groups(net, gdp.trace(net, X)), report.remaining - 1e-3)
+    gdp.Pruner(net, freeze_uncuttable_groups(net, gdp.trace(net, X)), report.remaining)
 
 
 def test_nothing_to_prune_is_a_report_too():
@@ -185,5 +185,7 @@ def test_a_wrong_cut_would_be_seen():
     wrong = replace(axis, index=axis.index.flip(0))
     group = replace(graph["a.0"], tensors=(wrong, *graph["a.0"].tensors[1:]))
     bad = replace(graph, groups=tuple(group if g.name == "a.0" else g for g in graph.groups))
-    assert [f.name for f in preflight(net, bad).frozen if "differs from the gated" in f.reason] == ["a.0"]
-    assert len(preflight(net, graph).frozen) == len(graph.frozen)
+    assert [f.name for f in freeze_uncuttable_groups(net, bad).frozen if "differs from the gated" in f.reason] == [
+        "a.0"
+    ]
+    assert len(freeze_uncuttable_groups(net, graph).frozen) == len(graph.frozen)

@@ -24,9 +24,9 @@ def test_worth_is_the_squared_gradient_of_the_gate_tied_weights_included():
     torch.manual_seed(0)
     net = randomize(Tied()).double().eval()
     graph = gdp.trace(net, X)
-    pruner = gdp.Pruner(net, graph, 0.5, 100, gdp.Polar(memory=0.0, watch=1))
+    pruner = gdp.Pruner(net, graph, 0.5, 100, gdp.Polar(memory=0.0, gradient_interval=1))
     gates = pruner.gates
-    gates.raw.fill_(0.4)
+    gates.gate_param.fill_(0.4)
     gates.sync()
 
     def loss() -> torch.Tensor:
@@ -46,7 +46,7 @@ def test_worth_is_the_squared_gradient_of_the_gate_tied_weights_included():
                 reader.module._buffers[reader.tensor + "_gdp_gate"] = reader.gate.float()
             gates.sync()
         gradient = gates["stem.0"].value[c].item() * (values[0] - values[1]) / (2 * step)
-        assert pruner.state["worth"][c].item() == pytest.approx(gradient**2, rel=1e-2)
+        assert pruner.method_state["importance"][c].item() == pytest.approx(gradient**2, rel=1e-2)
 
 
 def test_a_window_in_a_plain_loop_ends_at_the_target():
@@ -57,7 +57,7 @@ def test_a_window_in_a_plain_loop_ends_at_the_target():
     start, fixed, end, *_ = pruner.window
     assert (start, fixed, end) == (6, 29, 36)
     train(net, pruner, optimizer, start - 1)
-    assert pruner.remaining == 1.0 and pruner.state["worth"].max() > 0 and pruner.gates.values.min() == 1.0
+    assert pruner.remaining == 1.0 and pruner.method_state["importance"].max() > 0 and pruner.gates.values.min() == 1.0
     train(net, pruner, optimizer, end - start + 1)
     assert pruner.done and 0.49 <= pruner.remaining <= 0.5
     values = pruner.gates.values
@@ -68,15 +68,15 @@ def test_a_window_in_a_plain_loop_ends_at_the_target():
 
 def test_gradients_that_are_not_finite_or_missing_change_nothing():
     net = randomize(Residual())
-    pruner = gdp.Pruner(net, gdp.trace(net, X), 0.5, 60, gdp.Polar(watch=1))
+    pruner = gdp.Pruner(net, gdp.trace(net, X), 0.5, 60, gdp.Polar(gradient_interval=1))
     pruner.watch()
-    assert pruner.state["worth"].max() == 0.0
+    assert pruner.method_state["importance"].max() == 0.0
     net(X).sum().backward()
     pruner.watch()
-    worth = pruner.state["worth"].clone()
+    worth = pruner.method_state["importance"].clone()
     net.a[0].weight.grad[0, 0] = float("inf")
     pruner.watch()
-    assert torch.equal(pruner.state["worth"], worth) and worth.max() > 0
+    assert torch.equal(pruner.method_state["importance"], worth) and worth.max() > 0
 
 
 def test_a_loaded_pruner_goes_on_where_it_was():
@@ -93,7 +93,7 @@ def test_a_loaded_pruner_goes_on_where_it_was():
     second.resume()
     for model, pruner in ((net, first), (other, second)):
         train(model, pruner, torch.optim.SGD(model.parameters(), 0.01), 20)
-    assert torch.equal(first.gates.raw, second.gates.raw) and first.done and second.done
+    assert torch.equal(first.gates.gate_param, second.gates.gate_param) and first.done and second.done
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
 
 
@@ -114,9 +114,9 @@ def test_no_group_loses_more_than_nine_tenths_unless_the_target_asks_for_it(targ
     pruner = gdp.Pruner(net, gdp.trace(net, X), target, total_steps=60)
     train(net, pruner, torch.optim.SGD(net.parameters(), 0.0), pruner.window.start - 1)
     poor = pruner.gates.spans["2"]
-    pruner.state["worth"][poor] *= 1e-9
+    pruner.method_state["importance"][poor] *= 1e-9
     pruner.finish()
-    opened = dict(zip((g.name for g in pruner.graph.groups), pruner.opened.tolist(), strict=True))
+    opened = dict(zip((g.name for g in pruner.graph.groups), pruner.open_counts.tolist(), strict=True))
     assert pruner.remaining <= target
     assert opened["2"] == (4 if target == 0.15 else 1)
 

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 import gdp
 from gdp.gates import Gates
-from gdp.surgery import preflight
+from gdp.surgery import freeze_uncuttable_groups
 
 FUZZ = "RANDOM_NETS" in os.environ
 OUTPUT = "reaches the network's output"
@@ -102,7 +102,7 @@ def check(spec: Spec, tally: Tally) -> None:
 
     before, dense = snapshot(net), outputs(net, x)
     traced = gdp.trace(net, x)
-    graph = preflight(net, traced)
+    graph = freeze_uncuttable_groups(net, traced)
     assert same(before, snapshot(net)), "trace or preflight leave something behind"
     late = [f for f in graph.frozen if f not in traced.frozen]
     # a shuffle has the number of its groups written into it, and single channels that are copied may be its rows
@@ -117,7 +117,7 @@ def check(spec: Spec, tally: Tally) -> None:
     assert all(torch.equal(a, b) for a, b in zip(dense, outputs(net, x), strict=True)), "gates at rest change something"
     gates.sync()
     assert relative(dense, outputs(net, x)) <= EXACT, "open gates change something"
-    gates.raw.uniform_(0.5, 1.0, generator=random)
+    gates.gate_param.uniform_(0.5, 1.0, generator=random)
     for group in graph.groups:
         gone = int(torch.randint(group.size, (1,), generator=random))
         gates.close(group.name, torch.randperm(group.size, generator=random)[:gone])
@@ -160,7 +160,7 @@ def train(net: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 def differs_when_open(net: nn.Module, gates: Gates, name: str, x: Tensor, gated: list[Tensor]) -> bool:
     """Whether the outputs show it when the closed channels of one group are open."""
-    raw = gates[name].raw
+    raw = gates[name].gate_param
     was = raw.clone()
     raw[was == 0] = 1.0
     gates.sync()

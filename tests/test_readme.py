@@ -29,7 +29,7 @@ def test_the_code_blocks_run_as_they_stand(tmp_path, monkeypatch):
     names |= {"net": net, "optimizer": torch.optim.SGD(net.parameters(), 0.05), "batches": list(loader()) * 5}
     names["example_input"] = x[:1]
     exec(check, names)
-    assert names["report"].trial and names["report"].remaining < 0.1
+    assert names["report"].dry_run and names["report"].remaining < 0.1
     exec(plain, names)
     assert 0.49 <= names["report"].remaining <= 0.5
 

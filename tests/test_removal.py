@@ -146,7 +146,7 @@ def test_open_gates_are_folded_into_the_following_conv():
     net = randomize(Chain())
     graph = gdp.trace(net, X)
     gates = gdp.insert_gates(net, graph)
-    gates.raw.uniform_(0.2, 1.0)
+    gates.gate_param.uniform_(0.2, 1.0)
     gates.close("0.0", [3])
     weight, gate = net[1][0]._parameters["weight"].detach().clone(), gates["0.0"].value
     gdp.remove(net, graph, gates)
@@ -176,6 +176,6 @@ def test_a_cut_network_can_be_cut_again():
 
 def test_nan_is_never_exact():
     nan, one = [torch.tensor([float("nan")])], [torch.tensor([1.0])]
-    assert not Difference.between(one, nan).exact(one)
-    assert not Difference.between(one, [torch.ones(2)]).exact(one)
-    assert Difference.between(one, [torch.tensor([1.0 + 1e-6])]).exact(one)
+    assert not Difference.between(one, nan).is_exact(one)
+    assert not Difference.between(one, [torch.ones(2)]).is_exact(one)
+    assert Difference.between(one, [torch.tensor([1.0 + 1e-6])]).is_exact(one)

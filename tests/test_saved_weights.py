@@ -27,7 +27,7 @@ def gated(net: nn.Module, x) -> gdp.gates.Gates:
     graph = gdp.trace(net, x)
     gates = gdp.insert_gates(net, graph)
     close_some(graph, gates)
-    gates.raw.clamp_max_(0.7)
+    gates.gate_param.clamp_max_(0.7)
     gates.sync()
     return gates
 

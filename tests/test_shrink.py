@@ -12,8 +12,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_leaves
 
 import gdp
-from gdp.graph import Plan
-from gdp.surgery import preflight, shrink
+from gdp.graph import CutPlan
+from gdp.surgery import freeze_uncuttable_groups, shrink
 
 TIGHT = {"rtol": 1e-8, "atol": 1e-10}
 
@@ -68,12 +68,12 @@ def trained(make, on_the_way: bool, optimizer="nesterov", blocks=False, x=None, 
     net = make().double()
     x = inputs(net) if x is None else x
     x = tuple(t.double() if t.is_floating_point() else t for t in x)
-    graph = preflight(net, gdp.trace(net, x, blocks=blocks))
+    graph = freeze_uncuttable_groups(net, gdp.trace(net, x, blocks=blocks))
     gates, parameters = gdp.insert_gates(net, graph), list(net.parameters())
     adjust = OPTIMIZERS[optimizer](parameters)
     sizes = []
     for share in [0.2 + 0.2 * r for r in range(rounds)]:
-        gates.raw.clamp_max_(1 - share / 2)  # gates that are still open are not all 1
+        gates.gate_param.clamp_max_(1 - share / 2)  # gates that are still open are not all 1
         close_some(graph, gates, share)
         for block in graph.blocks[1:] if share > 0.5 else ():
             for name in block.groups:
@@ -170,7 +170,7 @@ def test_undo_puts_everything_back():
     net = Chain()
     x, graph = inputs(net), gdp.trace(net, inputs(net))
     gates, average = gdp.insert_gates(net, graph), copy.deepcopy(net)
-    gates.follow(average)
+    gates.track_copy(average)
     optimizer = OPTIMIZERS["adam"](net.parameters())
     train(net, x, optimizer)
     gates.close("0.0", [1, 5])
@@ -179,7 +179,7 @@ def test_undo_puts_everything_back():
     shrink(gates, [optimizer])()
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert all(torch.equal(v, held[k]) for k, v in average.state_dict().items())
-    assert torch.equal(gates.index, index) and not gates.gone.any()
+    assert torch.equal(gates.index, index) and not gates.removed.any()
     again = optimizer.state_dict()["state"]
     assert all(torch.equal(v, again[i][k]) for i, s in state["state"].items() for k, v in s.items())
     train(net, x, optimizer)
@@ -195,11 +195,11 @@ def test_an_average_is_gated_and_cut_along():
         part = AveragedModel(net[0], multi_avg_fn=get_ema_multi_avg_fn(0.5))
         graph = gdp.trace(net, x)
         gates = gdp.insert_gates(net, graph)
-        gates.follow(whole.module)
-        gates.follow(part.module, "0")
+        gates.track_copy(whole.module)
+        gates.track_copy(part.module, "0")
         optimizer = OPTIMIZERS["nesterov"](net.parameters())
         for share in (0.2, 0.4, 0.6):
-            gates.raw.clamp_max_(1 - share / 2)
+            gates.gate_param.clamp_max_(1 - share / 2)
             close_some(graph, gates, share)
             if on_the_way:
                 shrink(gates, [optimizer])
@@ -220,16 +220,16 @@ def test_a_copy_of_another_network_is_refused():
     net = Chain()
     gates = gdp.insert_gates(net, gdp.trace(net, inputs(net)))
     with pytest.raises(gdp.GDPError, match="Expected a copy of the network, but Sequential has other parameters"):
-        gates.follow(nn.Sequential(nn.Conv2d(3, 8, 3)))
+        gates.track_copy(nn.Sequential(nn.Conv2d(3, 8, 3)))
 
 
 def test_what_is_left_of_a_plan():
     net = Chain()
     graph = gdp.trace(net, inputs(net))
-    first, both = Plan.of(graph, {"0.0": [0, 3]}), Plan.of(graph, {"0.0": [0, 3, 4], "1.0": [11]})
-    rest = both.since(first)
+    first, both = CutPlan.of(graph, {"0.0": [0, 3]}), CutPlan.of(graph, {"0.0": [0, 3, 4], "1.0": [11]})
+    rest = both.relative_to(first)
     assert rest.keep["1.0.weight"] == {1: (0, 1, 3, 4, 5), 0: tuple(range(11))}
-    assert rest.shapes["1.0.weight"] == (12, 6, 3, 3) and rest.after(first).keep == both.keep
+    assert rest.shapes["1.0.weight"] == (12, 6, 3, 3) and rest.compose(first).keep == both.keep
 
 
 def test_a_pruner_resumes_on_a_cut_network():
@@ -239,7 +239,7 @@ def test_a_pruner_resumes_on_a_cut_network():
         torch.manual_seed(0)
         net = Chain().double()
         x = tuple(t.double() for t in inputs(net))
-        pruner = gdp.Pruner(net, gdp.trace(net, x), 0.4, steps, gdp.Polar(glide=4))
+        pruner = gdp.Pruner(net, gdp.trace(net, x), 0.4, steps, gdp.Polar(closing=4))
         optimizer = OPTIMIZERS["adam"](net.parameters())
         at = 0
         while at < steps:
@@ -254,7 +254,7 @@ def test_a_pruner_resumes_on_a_cut_network():
             if at == interrupt:
                 saved = copy.deepcopy((pruner.state_dict(), net.state_dict(), optimizer.state_dict()))
                 net = Chain().double()
-                pruner = gdp.Pruner(net, gdp.trace(net, x), 0.4, steps, gdp.Polar(glide=4))
+                pruner = gdp.Pruner(net, gdp.trace(net, x), 0.4, steps, gdp.Polar(closing=4))
                 pruner.load_state_dict(saved[0])
                 net.load_state_dict(saved[1])
                 pruner.resume()

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import gdp
 from gdp import GDPCallback
-from gdp.surgery import refuse_optimizers, shrink
+from gdp.surgery import check_optimizers_cuttable, shrink
 
 
 class Centred(Lit):
@@ -195,7 +195,7 @@ def test_a_state_from_before_a_cut_is_refused():
     pruner.shrink()
     with pytest.raises(gdp.GDPError, match="Build the network anew"):
         pruner.load_state_dict(state)
-    assert pruner.gates.gone.sum() == 2
+    assert pruner.gates.removed.sum() == 2
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
@@ -227,7 +227,7 @@ def test_state_that_lies_with_another_parameter_is_found():
 
     optimizer.step(closure)
     with pytest.raises(gdp.GDPError, match="LBFGS keeps"):
-        refuse_optimizers(gates, [optimizer])
+        check_optimizers_cuttable(gates, [optimizer])
 
 
 @pytest.mark.parametrize("value, expected", [("100", 100), ("epoch", "epoch"), ("end", "end")])

@@ -13,7 +13,7 @@ from strategies_script import WAYS, Plain, run
 from torch import nn
 
 from gdp import GDPCallback
-from gdp.lightning import refuse_setup
+from gdp.lightning import check_setup
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_deepspeed_is_refused(refusal):
         strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)  # its constructor asks for the deepspeed package
 
     with refusal:
-        refuse_setup(Run())
+        check_setup(Run())
 
 
 @works("Strategies", "SyncBatchNorm, converted by Lightning or by the user")

@@ -156,7 +156,7 @@ def test_a_second_network_with_an_optimizer_of_its_own():
 
     class Watched(Callback):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-            seen.append((pruning.pruner.state["worth"].clone(), optimizer))
+            seen.append((pruning.pruner.method_state["importance"].clone(), optimizer))
 
     lit, pruning = Adversarial(), GDPCallback(0.5, module="net")
     run = trainer(pruning, Watched(), epochs=5)

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 import gdp
-from gdp.selection import Ranking, Widths, lowest, select_channels
+from gdp.selection import Ranking, WidthConstraints, lowest_flops, select_channels
 
 X = torch.randn(1, 3, 12, 12)
 GRAPHS = [gdp.trace(net(), X) for net in (Chain, Residual, Grouped)]
@@ -21,22 +21,26 @@ GRAPHS = [gdp.trace(net(), X) for net in (Chain, Residual, Grouped)]
     st.sampled_from(GRAPHS), st.integers(1, 5), st.sampled_from([1, 2, 3, 0.25, 0.5]), st.floats(0, 1), st.integers()
 )
 def test_every_selection_is_legal_and_fits(graph, round_to, min_channels, share, seed):
-    widths, flops = Widths.of(graph, min_channels, round_to), graph.flops
-    least = lowest(graph, widths)
+    widths, flops = WidthConstraints.of(graph, min_channels, round_to), graph.flops
+    least = lowest_flops(graph, widths)
     budget = least + int(share * (flops.dense - least))
     group_of = torch.arange(len(flops.sizes)).repeat_interleave(flops.sizes)
     worth = torch.rand(len(group_of), generator=torch.Generator().manual_seed(seed % 2**32))
     alive = torch.ones_like(group_of, dtype=torch.bool)
     chosen = select_channels(Ranking.of(worth, group_of, alive, flops), flops, budget, widths, slack=flops.dense // 100)
-    opened = torch.bincount(group_of[chosen.keep], minlength=len(flops.sizes))
-    assert torch.equal(opened, chosen.opened) and torch.equal(widths.legal(opened), opened)
+    opened = torch.bincount(group_of[chosen.keep_mask], minlength=len(flops.sizes))
+    assert torch.equal(opened, chosen.open_counts) and torch.equal(widths.round_down(opened), opened)
     assert flops.count(opened) <= budget
     for group, kept in zip(graph.groups, opened.tolist(), strict=True):
         wide = min(a.index.shape[1] for a in group.tensors if a not in group.reads)
         assert kept == group.size or kept * wide % round_to == 0
         assert kept >= min(group.size, min_channels * (group.size if isinstance(min_channels, float) else 1))
-    later = select_channels(Ranking.of(worth, group_of, chosen.keep, flops), flops, max(least, budget // 2), widths)
-    assert not (later.keep & ~chosen.keep).any() and torch.equal(widths.legal(later.opened), later.opened)
+    later = select_channels(
+        Ranking.of(worth, group_of, chosen.keep_mask, flops), flops, max(least, budget // 2), widths
+    )
+    assert not (later.keep_mask & ~chosen.keep_mask).any() and torch.equal(
+        widths.round_down(later.open_counts), later.open_counts
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -59,17 +63,17 @@ def test_blocks_go_whole_or_not_at_all_and_the_target_is_met(depths, width, leas
     net = nn.Sequential(nn.Conv2d(3, 4, 1), *map(branch, depths), nn.Conv2d(4, 2, 1))
     graph = gdp.trace(net, torch.randn(1, 3, 2, 2), blocks=True)
     assert len(graph.blocks) == len(depths)
-    widths, flops = Widths.of(graph, least), graph.flops
+    widths, flops = WidthConstraints.of(graph, least), graph.flops
     group_of = torch.arange(len(flops.sizes)).repeat_interleave(flops.sizes)
     worth = torch.rand(len(group_of), generator=torch.Generator().manual_seed(seed))
-    low, slack = lowest(graph, widths), flops.dense // 100
+    low, slack = lowest_flops(graph, widths), flops.dense // 100
     budget = low + int(share * (flops.dense - low))
     alive = torch.ones_like(group_of, dtype=torch.bool)
-    opened = select_channels(Ranking.of(worth, group_of, alive, flops), flops, budget, widths, slack=slack).opened
-    assert torch.equal(widths.legal(opened), opened) and flops.count(opened) <= budget
+    opened = select_channels(Ranking.of(worth, group_of, alive, flops), flops, budget, widths, slack=slack).open_counts
+    assert torch.equal(widths.round_down(opened), opened) and flops.count(opened) <= budget
     counts = widths.levels(widths.smallest, flops.sizes)
     every = torch.cartesian_prod(*map(torch.tensor, counts)).view(-1, len(counts))
-    reachable = [c for c in flops.counts(every[widths.together(every)]).tolist() if c <= budget]
+    reachable = [c for c in flops.counts(every[widths.branches_consistent(every)]).tolist() if c <= budget]
     if len(every) <= 30_000:  # as many as are tried one by one
         assert flops.count(opened) >= min(budget - slack, max(reachable))
 
@@ -77,7 +81,7 @@ def test_blocks_go_whole_or_not_at_all_and_the_target_is_met(depths, width, leas
 def test_channels_of_whole_norm_groups_count_as_many():
     net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.GroupNorm(8, 32), nn.ReLU(), nn.Conv2d(32, 16, 3), nn.Conv2d(16, 4, 1))
     graph = gdp.trace(net, X)
-    assert Widths.of(graph, round_to=8).step.tolist() == [2, 8]  # a norm group has four channels
+    assert WidthConstraints.of(graph, round_to=8).divisor.tolist() == [2, 8]  # a norm group has four channels
 
 
 @pytest.mark.parametrize("round_to, min_channels", [(4, 1), (8, 0.25)])
@@ -96,7 +100,7 @@ def test_the_callback_rounds_inside_the_selection(round_to, min_channels):
 
 def test_a_real_network_meets_its_target_in_multiples_of_eight():
     graph = gdp.trace(resnet18(weights=None), torch.randn(1, 3, 64, 64))
-    widths, flops = Widths.of(graph, round_to=8), graph.flops
+    widths, flops = WidthConstraints.of(graph, round_to=8), graph.flops
     group_of = torch.arange(len(flops.sizes)).repeat_interleave(flops.sizes)
     worth, alive = torch.rand(len(group_of)), torch.ones(len(group_of), dtype=torch.bool)
     for target in (0.2, 0.4, 0.7):
@@ -104,8 +108,8 @@ def test_a_real_network_meets_its_target_in_multiples_of_eight():
         chosen = select_channels(
             Ranking.of(worth, group_of, alive, flops), flops, budget, widths, slack=flops.dense // 100
         )
-        assert 0.99 * target < flops.count(chosen.opened) / flops.dense <= target
-        assert (chosen.opened % 8 == 0).all()
+        assert 0.99 * target < flops.count(chosen.open_counts) / flops.dense <= target
+        assert (chosen.open_counts % 8 == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Value = Callable[[Tensor, float], Tensor]  # a gate's value, of its x and the temperature
+GateFunction = Callable[[Tensor, float], Tensor]  # a gate's value, of its x and the temperature
 
 
-def polar(x: Tensor, eps: float) -> Tensor:
+def polar_gate(x: Tensor, eps: float) -> Tensor:
     """The polar gate of GDP, `x^2 / (x^2 + eps)`, scaled by `1 + eps` so that x = 1 is exactly open.
 
     The factor belongs to the following conv anyway, which absorbs it; with it, inserting gates changes nothing.

@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from gdp.graph import ChannelGraph
-from gdp.utils import SUFFIX
+from gdp.utils import GATE_SUFFIX
 
-LARGE = 2**16  # elements of a weight from which it pays to save memory and passes over it
-PRODUCT = "_gdp_product"  # the gated weight, while its layer computes
-FEW = 4  # a layer that reads this many times fewer activations than it has weights has its input gated
+RECOMPUTE_NUMEL = 2**16  # elements of a weight from which it pays to save memory and passes over it
+PRODUCT_KEY = "_gdp_product"  # the gated weight, while its layer computes
+INPUT_GATING_RATIO = 4  # a layer that reads this many times fewer activations than it has weights has its input gated
 
 
 def gated_weight(weight: Tensor, gate: Tensor) -> Tensor:
     """What a layer computes with."""
     factor = gate.to(weight.dtype)
-    if weight.numel() >= LARGE and weight.dim() > 2 and len(gate) == 1 and weight.is_contiguous():
+    if weight.numel() >= RECOMPUTE_NUMEL and weight.dim() > 2 and len(gate) == 1 and weight.is_contiguous():
         factor = factor.expand(1, *weight.shape[1:]).contiguous()  # one long row is multiplied several times as fast
     return weight * factor
 
@@ -48,36 +48,36 @@ HOOKS = Hooks()
 @cache
 def _gated_class(cls: Any, tensor: str, own: bool) -> Any:
     def product(self: nn.Module) -> Tensor | None:
-        weight, gate = self._parameters[tensor], self._buffers[tensor + SUFFIX]
+        weight, gate = self._parameters[tensor], self._buffers[tensor + GATE_SUFFIX]
         return None if weight is None or gate is None else gated_weight(weight, gate)
 
     def gated(self: nn.Module) -> Tensor | None:
-        if PRODUCT in self.__dict__:
-            return self.__dict__[PRODUCT]
+        if PRODUCT_KEY in self.__dict__:
+            return self.__dict__[PRODUCT_KEY]
         return self._parameters[tensor] if own and HOOKS.run and not _is_traced() else product(self)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        weight, gate = self._parameters[tensor], self._buffers[tensor + SUFFIX]
+        weight, gate = self._parameters[tensor], self._buffers[tensor + GATE_SUFFIX]
         if weight is None or gate is None or _is_traced():
             return cls.forward(self, *args, **kwargs)
-        large = weight.numel() >= LARGE
+        large = weight.numel() >= RECOMPUTE_NUMEL
         hooks: Any = nullcontext()
         used: Tensor = weight
-        if large and _reads_little(self, cls, weight, gate, args):
+        if large and _input_is_smaller(self, cls, weight, gate, args):
             args = (args[0] * gate.to(weight.dtype).view(gate.shape[1:]), *args[1:])
         else:
             used = gated_weight(weight, gate)
-            if large and torch.is_grad_enabled() and _nobody_else_saves():
+            if large and torch.is_grad_enabled() and _saved_tensor_hooks_are_free():
                 hooks = saved_tensors_hooks(*_recomputed(weight, gate, used))
-        outer = self.__dict__.get(PRODUCT)  # a forward may call itself
-        self.__dict__[PRODUCT] = used
+        outer = self.__dict__.get(PRODUCT_KEY)  # a forward may call itself
+        self.__dict__[PRODUCT_KEY] = used
         try:
             with hooks:
                 return cls.forward(self, *args, **kwargs)
         finally:
-            self.__dict__[PRODUCT] = outer
+            self.__dict__[PRODUCT_KEY] = outer
             if outer is None:
-                del self.__dict__[PRODUCT]
+                del self.__dict__[PRODUCT_KEY]
 
     def reduce(self: nn.Module, protocol: Any) -> Any:  # pickle and deepcopy know no class made on the way
         return _new, (cls, tensor, own), self.__dict__
@@ -86,9 +86,9 @@ def _gated_class(cls: Any, tensor: str, own: bool) -> Any:
     return type(f"Gated{cls.__name__}", (cls,), gating)
 
 
-def _reads_little(layer: Any, cls: Any, weight: Tensor, gate: Tensor, args: tuple[Any, ...]) -> bool:
+def _input_is_smaller(layer: Any, cls: Any, weight: Tensor, gate: Tensor, args: tuple[Any, ...]) -> bool:
     """Whether a layer reads so few activations that it is cheaper to multiply them with the gate than its weight."""
-    if not args or not isinstance(args[0], Tensor) or args[0].numel() * FEW > weight.numel():
+    if not args or not isinstance(args[0], Tensor) or args[0].numel() * INPUT_GATING_RATIO > weight.numel():
         return False
     conv = cls.forward in (nn.Conv1d.forward, nn.Conv2d.forward) and layer.groups == 1 and args[0].dim() == weight.dim()
     own = conv and cls._conv_forward not in (nn.Conv1d._conv_forward, nn.Conv2d._conv_forward)
@@ -131,21 +131,21 @@ def _recomputed(weight: Tensor, gate: Tensor, used: Tensor) -> tuple[Callable[[T
     return pack, unpack
 
 
-def _nobody_else_saves() -> bool:
+def _saved_tensor_hooks_are_free() -> bool:
     """Whether no one else decides what autograd keeps; activation checkpointing does, for instance."""
     autograd: Any = torch._C._autograd
     return autograd._saved_tensors_hooks_is_enabled() and autograd._top_saved_tensors_default_hooks(True) is None
 
 
 @dataclass(frozen=True)
-class Reader:
+class GatedWeight:
     """A gated weight: `index[i]` is the channel (in the flat vector of all gates) that entry i along `dim` reads."""
 
     module: nn.Module
     tensor: str
     dim: int
     index: Tensor  # (size along dim,); the last place of the flat vector is the gate that is always open
-    own: bool = False  # nobody but the layer itself computes with the weight
+    private: bool = False  # nobody but the layer itself computes with the weight
 
     @property
     def weight(self) -> nn.Parameter:
@@ -157,12 +157,14 @@ class Reader:
     @property
     def gate(self) -> Tensor:
         """The buffer beside the weight, shaped to be multiplied with it."""
-        gate = self.module._buffers[self.tensor + SUFFIX]
+        gate = self.module._buffers[self.tensor + GATE_SUFFIX]
         assert gate is not None
         return gate
 
 
-def find_readers(model: nn.Module, graph: ChannelGraph, spans: dict[str, slice], always_open: int) -> list[Reader]:
+def find_gated_weights(
+    model: nn.Module, graph: ChannelGraph, spans: dict[str, slice], always_open: int
+) -> list[GatedWeight]:
     """All gated weights of a network; `spans` are the places of every group in the flat vector of all gates."""
     index: dict[tuple[str, int], Tensor] = {}
     for group in graph.groups:
@@ -178,40 +180,42 @@ def find_readers(model: nn.Module, graph: ChannelGraph, spans: dict[str, slice],
     found = []
     for (name, dim), entry in index.items():
         for module, tensor in owners[id(model.get_parameter(name))]:
-            own = name in graph.own and tensor == "weight" and not module._forward_pre_hooks
-            found.append(Reader(module, tensor, dim, entry, own and len(owners[id(module._parameters[tensor])]) == 1))
+            own = name in graph.private_weights and tensor == "weight" and not module._forward_pre_hooks
+            found.append(
+                GatedWeight(module, tensor, dim, entry, own and len(owners[id(module._parameters[tensor])]) == 1)
+            )
     return found
 
 
-def attach(reader: Reader) -> None:
+def register(reader: GatedWeight) -> None:
     """Put an open gate beside a weight."""
     shape = [1] * reader.weight.dim()
     shape[reader.dim] = -1
     ones = torch.ones(len(reader.index), dtype=torch.float32, device=reader.weight.device).view(shape)
-    reader.module.register_buffer(reader.tensor + SUFFIX, ones)
+    reader.module.register_buffer(reader.tensor + GATE_SUFFIX, ones)
 
 
-def act(reader: Reader) -> None:
+def activate(reader: GatedWeight) -> None:
     """From now on the layer computes with its gated weight. Until then its `weight` is the plain Parameter."""
     cls: Any = type(reader.module)
     if not _is_gated(cls):  # a deep copy of a gated layer is
-        reader.module.__class__ = _gated_class(cls, reader.tensor, reader.own)
+        reader.module.__class__ = _gated_class(cls, reader.tensor, reader.private)
 
 
-def detach(reader: Reader) -> None:
+def unregister(reader: GatedWeight) -> None:
     """Take the gate of one weight away; the weight itself is not changed."""
     cls = type(reader.module)
     if _is_gated(cls):
         reader.module.__class__ = cls.__mro__[1]
-    reader.module._buffers.pop(reader.tensor + SUFFIX, None)
+    reader.module._buffers.pop(reader.tensor + GATE_SUFFIX, None)
 
 
-def fold_copies(module: nn.Module, known: Iterable[Reader]) -> None:
+def fold_copies(module: nn.Module, known: Iterable[GatedWeight]) -> None:
     """Multiply gates into the weights behind them, and take them away, in all layers but the known ones: in copies."""
     kept, folded = {id(reader.module) for reader in known}, set()
     for layer in module.modules():
-        for name in [name for name in layer._buffers if name.endswith(SUFFIX) and id(layer) not in kept]:
-            weight, gate = layer._parameters[name.removesuffix(SUFFIX)], layer._buffers.pop(name)
+        for name in [name for name in layer._buffers if name.endswith(GATE_SUFFIX) and id(layer) not in kept]:
+            weight, gate = layer._parameters[name.removesuffix(GATE_SUFFIX)], layer._buffers.pop(name)
             if _is_gated(type(layer)):
                 layer.__class__ = type(layer).__mro__[1]
             if weight is not None and gate is not None and id(weight) not in folded:

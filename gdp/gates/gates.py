@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from gdp.errors import GDPError
-from gdp.gates.functions import Value, polar
-from gdp.gates.gated_layers import Reader, act, attach, detach, find_readers
+from gdp.gates.functions import GateFunction, polar_gate
+from gdp.gates.gated_layers import GatedWeight, activate, find_gated_weights, register, unregister
 from gdp.graph import ChannelGraph
 from gdp.report import History
-from gdp.utils import SUFFIX, Difference, refuse_gated
+from gdp.utils import GATE_SUFFIX, Difference, check_ungated
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Gate:
     """The gate of one channel group; `raw` and `value` have shape (channels,)."""
 
     name: str
-    raw: Tensor
+    gate_param: Tensor
     value: Tensor  # what the channels are multiplied with: 0.0 is closed, 1.0 is open
 
 
@@ -44,31 +44,31 @@ class Gates:
     """
 
     def __init__(
-        self, model: nn.Module, graph: ChannelGraph, value: Value | None = None, temperature: float = 0.1
+        self, model: nn.Module, graph: ChannelGraph, value: GateFunction | None = None, temperature: float = 0.1
     ) -> None:
         self.model = model
         self.graph = graph
         self.temperature = temperature
-        self._value = value or polar
+        self._value = value or polar_gate
         sizes = [g.size for g in graph.groups]
-        self.raw = torch.ones(sum(sizes), dtype=torch.float32)
+        self.gate_param = torch.ones(sum(sizes), dtype=torch.float32)
         starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
         self.spans = {g.name: slice(starts[i], starts[i + 1]) for i, g in enumerate(graph.groups)}
         self.group_of = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.long))
-        self.readers = find_readers(model, graph, self.spans, len(self.raw))
+        self.readers = find_gated_weights(model, graph, self.spans, len(self.gate_param))
         self.index = torch.cat([torch.empty(0, dtype=torch.long), *(r.index for r in self.readers)])
-        self.gone = torch.zeros(len(self.raw), dtype=torch.bool)
+        self.removed = torch.zeros(len(self.gate_param), dtype=torch.bool)
         self.difference = Difference(0.0, 0.0)
         self.history = History()
         self.copies: list[tuple[str, nn.Module]] = []
         self._twins: list[tuple[int, nn.Module]] = []  # place of a reader, and its module in a copy
         self._acting = False
         for reader in self.readers:
-            attach(reader)
+            register(reader)
 
     def __getitem__(self, name: str) -> Gate:
         span = self._span(name)
-        return Gate(name, self.raw[span], self.values[span])
+        return Gate(name, self.gate_param[span], self.values[span])
 
     def _span(self, name: str) -> slice:
         if name not in self.spans:
@@ -78,18 +78,18 @@ class Gates:
     @property
     def values(self) -> Tensor:
         """All gates in one vector, shape (channels,)."""
-        return self._value(self.raw, self.temperature)
+        return self._value(self.gate_param, self.temperature)
 
     @property
-    def opened(self) -> Tensor:
+    def open_counts(self) -> Tensor:
         """Channels per group that are not closed, shape (groups,), on the CPU."""
-        is_open = (self.raw > 0).long().cpu()
+        is_open = (self.gate_param > 0).long().cpu()
         return torch.zeros(len(self.spans), dtype=torch.long).index_add_(0, self.group_of, is_open)
 
     @property
     def closed(self) -> dict[str, list[int]]:
         """Indices of the closed channels of every group that has some."""
-        return self.indices(self.raw == 0)
+        return self.indices(self.gate_param == 0)
 
     def indices(self, channels: Tensor) -> dict[str, list[int]]:
         """Indices within each group of these channels (one bool per channel of all groups), where there are some."""
@@ -110,16 +110,16 @@ class Gates:
         Raises:
             GDPError: there is no such group or channel, or a group would lose its last one; nothing is closed then.
         """
-        raw = self.raw.clone()
+        raw = self.gate_param.clone()
         for name, indices in closed.items():
-            raw[self._span(name)] = self._without(name, indices)
-        self.raw = raw
+            raw[self._span(name)] = self._with_closed(name, indices)
+        self.gate_param = raw
         if self.inserted:
             self.sync()
 
-    def _without(self, name: str, indices: Sequence[int] | Tensor) -> Tensor:
+    def _with_closed(self, name: str, indices: Sequence[int] | Tensor) -> Tensor:
         """The x of a group's gates with these channels closed."""
-        raw = self.raw[self._span(name)].clone()
+        raw = self.gate_param[self._span(name)].clone()
         size, index = len(raw), torch.as_tensor(indices).flatten()
         if index.dtype == torch.bool and len(index) == size:
             index = torch.nonzero(index).flatten()
@@ -137,9 +137,9 @@ class Gates:
         """Write the gates' values beside the weights they act on, and let them act from now on."""
         if not self._acting:
             self._acting = True
-            for reader in self.everywhere:
-                act(reader)
-        values = torch.cat([self.values, self.raw.new_ones(1)])[self.index]
+            for reader in self.readers_and_copies:
+                activate(reader)
+        values = torch.cat([self.values, self.gate_param.new_ones(1)])[self.index]
         parts = values.split([len(r.index) for r in self.readers])
         for reader, part in zip(self.readers, parts, strict=True):
             gate = reader.gate
@@ -149,11 +149,11 @@ class Gates:
             replace(reader, module=module).gate.copy_(reader.gate)
 
     @property
-    def everywhere(self) -> list[Reader]:
+    def readers_and_copies(self) -> list[GatedWeight]:
         """The gated weights, and those of all copies."""
         return self.readers + [replace(self.readers[place], module=module) for place, module in self._twins]
 
-    def follow(self, copy: nn.Module, part: str = "") -> None:
+    def track_copy(self, copy: nn.Module, part: str = "") -> None:
         """Keep a copy of the network, or of its submodule `part`, gated as the network is; cut it along.
 
         Meant for moving averages of the weights: they go on being averaged by whoever does it.
@@ -176,30 +176,30 @@ class Gates:
             if id(reader.module) in name_of:
                 twin = replace(reader, module=modules[name_of[id(reader.module)]])
                 self._twins.append((place, twin.module))
-                attach(twin)
+                register(twin)
                 if self._acting:
-                    act(twin)
+                    activate(twin)
         if self._acting:
             self.sync()
 
-    def drop(self, gone: Tensor) -> Callable[[], None]:
+    def remove_channels(self, removed: Tensor) -> Callable[[], None]:
         """Leave channels that are cut out of the weights out of the gates as well; return what undoes it.
 
         Args:
             gone: one bool per channel of all groups.
         """
-        was_gone, was_readers, was_index = self.gone, self.readers, self.index
-        was_data = [(reader.gate, reader.gate.data) for reader in self.everywhere]
-        stays = torch.cat([~gone, torch.ones(1, dtype=torch.bool)])
-        for reader in self.everywhere:
+        was_gone, was_readers, was_index = self.removed, self.readers, self.index
+        was_data = [(reader.gate, reader.gate.data) for reader in self.readers_and_copies]
+        stays = torch.cat([~removed, torch.ones(1, dtype=torch.bool)])
+        for reader in self.readers_and_copies:
             kept = torch.nonzero(stays[reader.index]).flatten()
             reader.gate.data = reader.gate.data.index_select(reader.dim, kept.to(reader.gate.device))
         self.readers = [replace(reader, index=reader.index[stays[reader.index]]) for reader in self.readers]
         self.index = self.index[stays.to(self.index.device)[self.index]]
-        self.gone = gone
+        self.removed = removed
 
         def undo() -> None:
-            self.gone, self.readers, self.index = was_gone, was_readers, was_index
+            self.removed, self.readers, self.index = was_gone, was_readers, was_index
             for gate, data in was_data:
                 gate.data = data
 
@@ -208,31 +208,33 @@ class Gates:
     @property
     def inserted(self) -> bool:
         """Whether the gates are in the network."""
-        return all(reader.tensor + SUFFIX in reader.module._buffers for reader in self.readers)
+        return all(reader.tensor + GATE_SUFFIX in reader.module._buffers for reader in self.readers)
 
     def withdraw(self) -> None:
         """Take all gates away without a trace; the weights are not changed."""
         self._acting = False
-        for reader in self.everywhere:
-            detach(reader)
+        for reader in self.readers_and_copies:
+            unregister(reader)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Undo `withdraw`."""
-        for reader in self.everywhere:
-            attach(reader)
+        for reader in self.readers_and_copies:
+            register(reader)
         self.sync()
 
-    def keep_float32(self) -> None:
+    def to_float32(self) -> None:
         """Undo what a conversion of the whole network to another type did to the gates."""
-        for reader in self.everywhere:
+        for reader in self.readers_and_copies:
             reader.gate.data = reader.gate.data.float()
 
     def to(self, device: torch.device) -> None:
         """Move the state to the device where the weights train."""
-        self.raw, self.index = self.raw.to(device), self.index.to(device)
+        self.gate_param, self.index = self.gate_param.to(device), self.index.to(device)
 
 
-def insert_gates(model: nn.Module, graph: ChannelGraph, value: Value | None = None, temperature: float = 0.1) -> Gates:
+def insert_gates(
+    model: nn.Module, graph: ChannelGraph, value: GateFunction | None = None, temperature: float = 0.1
+) -> Gates:
     """Put a gate in front of every conv and linear that reads a group; the network computes what it did before.
 
     Args:
@@ -244,7 +246,7 @@ def insert_gates(model: nn.Module, graph: ChannelGraph, value: Value | None = No
     Raises:
         GDPError: the network has gates already, or the graph belongs to another network.
     """
-    refuse_gated(model)
+    check_ungated(model)
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     canonical = {axis.tensor for group in graph.groups for axis in group.tensors}
     for name, shape in graph.shapes.items():

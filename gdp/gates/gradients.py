@@ -46,7 +46,7 @@ def gate_gradients(gates: Gates, loss: Tensor | None = None) -> Tensor | None:
         grad = grads[i]
         if grad is not None:
             found[i] = gate_gradient(weights[i], grad, readers[i].dim).float()
-    return by_channel(gates, found)
+    return sum_by_channel(gates, found)
 
 
 def held_out_gradients(gates: Gates, loss: Tensor) -> Tensor | None:
@@ -60,14 +60,14 @@ def held_out_gradients(gates: Gates, loss: Tensor) -> Tensor | None:
     if gradient is None and any(reader.weight.requires_grad for reader in gates.readers):
         raise GDPError(
             "The loss of a held-out batch has no gradient in any gated weight, so the gates can't learn. Let the "
-            "training step return the loss with its graph, without reentrant checkpoints, or use gate='polar'."
+            "training step return the loss with its graph, without reentrant checkpoints, or use method='polar'."
         )
     return gradient
 
 
-def by_channel(gates: Gates, found: list[Tensor]) -> Tensor:
+def sum_by_channel(gates: Gates, found: list[Tensor]) -> Tensor:
     """The sum over all gated weights of something they have per input channel, shape (channels of all groups,)."""
-    total = torch.zeros(len(gates.raw) + 1, dtype=torch.float32, device=gates.index.device)
+    total = torch.zeros(len(gates.gate_param) + 1, dtype=torch.float32, device=gates.index.device)
     return total.index_add_(0, gates.index, torch.cat(found))[:-1]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gdp.errors import GDPError
 from gdp.graph.flop_model import FlopModel
-from gdp.graph.residual_branch import Block
+from gdp.graph.residual_branch import ResidualBranch
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class ChannelGraph:
     flops: FlopModel
     shapes: dict[str, tuple[int, ...]]
     inputs: tuple[Any, ...]
-    blocks: tuple[Block, ...] = ()
-    own: frozenset[str] = frozenset()
+    blocks: tuple[ResidualBranch, ...] = ()
+    private_weights: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> ChannelGroup:
         for group in self.groups:
@@ -119,17 +119,17 @@ class ChannelGraph:
         )
         return fewer_groups.with_blocks(blocks)
 
-    def with_blocks(self, blocks: tuple[Block, ...]) -> ChannelGraph:
+    def with_blocks(self, blocks: tuple[ResidualBranch, ...]) -> ChannelGraph:
         """Return the graph with these residual branches allowed to go as a whole."""
         switch = torch.full_like(self.flops.switch, -1)
         number = {group.name: i for i, group in enumerate(self.groups)}
         for block in blocks:
-            gone = {block.last, block.norm, *block.silent} - {""}
+            gone = {block.last_layer, block.norm, *block.inner_layers} - {""}
             inside = torch.tensor([module in gone for module in self.flops.modules], dtype=torch.bool)
             switch[inside] = number[block.reads[0]]
         return replace(self, blocks=blocks, flops=replace(self.flops, switch=switch))
 
-    def counted(self, dense: int) -> ChannelGraph:
+    def with_dense_flops(self, dense: int) -> ChannelGraph:
         """Return the graph with `dense` as its FLOPs before the cut, as fvcore counted them.
 
         What fvcore counts beyond the trace lies in operators that gdp does not know (einsum, the body of an autocast

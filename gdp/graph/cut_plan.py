@@ -11,12 +11,12 @@ from torch import Tensor
 
 from gdp.errors import GDPError
 from gdp.graph.channel_graph import ChannelGraph
-from gdp.graph.residual_branch import Block
-from gdp.utils import plain_name, plain_state
+from gdp.graph.residual_branch import ResidualBranch
+from gdp.utils import plain_name, plain_state_dict
 
 
 @dataclass(frozen=True)
-class Plan:
+class CutPlan:
     """Which channels of a network go, and so which entries of every tensor stay.
 
     Attributes:
@@ -27,10 +27,10 @@ class Plan:
 
     shapes: dict[str, tuple[int, ...]]
     keep: dict[str, dict[int, tuple[int, ...]]]
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[ResidualBranch, ...] = ()
 
     @classmethod
-    def of(cls, graph: ChannelGraph, closed: Mapping[str, Sequence[int]]) -> Plan:
+    def of(cls, graph: ChannelGraph, closed: Mapping[str, Sequence[int]]) -> CutPlan:
         """Decide that `closed[group]` go.
 
         Raises:
@@ -60,20 +60,20 @@ class Plan:
         keep: dict[str, dict[int, tuple[int, ...]]] = {}
         for (tensor, dim), mask in gone.items():
             keep.setdefault(plain_name(tensor), {})[dim] = tuple(torch.nonzero(~mask).flatten().tolist())
-        return cls(plain_state(graph.shapes), keep, tuple(block.plain() for block in blocks))
+        return cls(plain_state_dict(graph.shapes), keep, tuple(block.plain() for block in blocks))
 
-    def after(self, first: Plan) -> Plan:
+    def compose(self, first: CutPlan) -> CutPlan:
         """This plan, made for a network that `first` had cut already, as one plan for the dense network."""
         keep = {tensor: dict(dims) for tensor, dims in first.keep.items()}
-        held = {f"{b.last}.bias": _dense_sources(b, first.shapes) for b in first.blocks}
+        held = {f"{b.last_layer}.bias": _dense_sources(b, first.shapes) for b in first.blocks}
         for tensor, dims in self.keep.items():
             for name in held.get(tensor, [tensor]):  # what a block left was a tensor of the dense network
                 for dim, kept in dims.items():
                     before = first.keep.get(name, {}).get(dim, range(first.shapes[name][dim]))
                     keep.setdefault(name, {})[dim] = tuple(before[i] for i in kept)
-        return Plan(first.shapes, keep, first.blocks + self.blocks)
+        return CutPlan(first.shapes, keep, first.blocks + self.blocks)
 
-    def since(self, first: Plan) -> Plan:
+    def relative_to(self, first: CutPlan) -> CutPlan:
         """What is left of this plan, made for the dense network, where `first` has been cut already."""
         keep: dict[str, dict[int, tuple[int, ...]]] = {}
         for tensor, dims in self.keep.items():
@@ -82,9 +82,9 @@ class Plan:
                 if len(kept) < len(before):
                     place = {entry: i for i, entry in enumerate(before)}
                     keep.setdefault(tensor, {})[dim] = tuple(place[entry] for entry in kept)
-        return Plan({name: first.shape(name) for name in {*self.keep, *first.keep}}, keep, self.blocks)
+        return CutPlan({name: first.shape(name) for name in {*self.keep, *first.keep}}, keep, self.blocks)
 
-    def part(self, prefix: str) -> Plan:
+    def for_submodule(self, prefix: str) -> CutPlan:
         """The same plan for the child `prefix` of the network alone."""
         prefix = plain_name(prefix)
         if not prefix:
@@ -93,22 +93,22 @@ class Plan:
         def inside(tensors: dict[str, Any]) -> dict[str, Any]:
             return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
 
-        return Plan(inside(self.shapes), inside(self.keep))
+        return CutPlan(inside(self.shapes), inside(self.keep))
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Shape of a tensor once it is cut."""
         kept = self.keep.get(tensor, {})
         return tuple(len(kept[d]) if d in kept else n for d, n in enumerate(self.shapes[tensor]))
 
-    def under(self, prefix: str) -> Plan:
+    def with_prefix(self, prefix: str) -> CutPlan:
         """The same plan for a network that is the child `prefix` of a larger one."""
         prefix = plain_name(prefix)
         if not prefix:
             return self
-        return Plan(
+        return CutPlan(
             {f"{prefix}.{k}": v for k, v in self.shapes.items()},
             {f"{prefix}.{k}": v for k, v in self.keep.items()},
-            tuple(b.under(prefix) for b in self.blocks),
+            tuple(b.with_prefix(prefix) for b in self.blocks),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,11 +116,13 @@ class Plan:
         return {
             "shapes": {k: list(v) for k, v in self.shapes.items()},
             "keep": {k: {d: list(i) for d, i in dims.items()} for k, dims in self.keep.items()},
-            "blocks": [[b.name, list(b.groups), list(b.reads), b.last, b.norm, list(b.silent)] for b in self.blocks],
+            "blocks": [
+                [b.name, list(b.groups), list(b.reads), b.last_layer, b.norm, list(b.inner_layers)] for b in self.blocks
+            ],
         }
 
     @classmethod
-    def from_dict(cls, data: Any) -> Plan:
+    def from_dict(cls, data: Any) -> CutPlan:
         """Read back what `to_dict` wrote.
 
         Raises:
@@ -143,12 +145,12 @@ class Plan:
         return plan
 
 
-def _block(name: str, groups: list[str], reads: list[str], last: str, norm: str, silent: list[str]) -> Block:
+def _block(name: str, groups: list[str], reads: list[str], last: str, norm: str, silent: list[str]) -> ResidualBranch:
     names = [tuple(map(str, part)) for part in (groups, reads, silent)]
-    return Block(str(name), names[0], names[1], str(last), str(norm), names[2])
+    return ResidualBranch(str(name), names[0], names[1], str(last), str(norm), names[2])
 
 
-def _dense_sources(block: Block, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+def _dense_sources(block: ResidualBranch, shapes: dict[str, tuple[int, ...]]) -> list[str]:
     """Tensors of the dense network from which the constant of a block comes; it runs along their first dimension."""
     norm = [f"{block.norm}.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
-    return [name for name in (*norm, f"{block.last}.bias", f"{block.last}.weight") if name in shapes]
+    return [name for name in (*norm, f"{block.last_layer}.bias", f"{block.last_layer}.weight") if name in shapes]

@@ -32,35 +32,35 @@ class FlopModel:
     switch: Tensor  # (terms,) group, or -1: the term always counts
     modules: tuple[str, ...]  # (terms,) layer of every term
 
-    def lengths(self, opened: Tensor) -> Tensor:
+    def lengths(self, open_counts: Tensor) -> Tensor:
         """What is left of every axis, shape (..., axes), with `opened` channels left per group, shape (..., groups)."""
-        left = self.offset.expand(*opened.shape[:-1], -1)
-        return left.index_add(-1, self.axis, self.mult * opened[..., self.group])
+        left = self.offset.expand(*open_counts.shape[:-1], -1)
+        return left.index_add(-1, self.axis, self.mult * open_counts[..., self.group])
 
-    def counts(self, opened: Tensor) -> Tensor:
+    def counts(self, open_counts: Tensor) -> Tensor:
         """FLOPs with `opened` channels left per group, shape (..., groups), int64."""
-        n = self.lengths(opened)
+        n = self.lengths(open_counts)
         terms = self.coef * n[..., self.row] * n[..., self.col]
         if self._switched:
-            terms = torch.where((self.switch >= 0) & (opened[..., self.switch] == 0), 0, terms)
+            terms = torch.where((self.switch >= 0) & (open_counts[..., self.switch] == 0), 0, terms)
         return self.const + terms.sum(-1)
 
-    def count(self, opened: Tensor) -> int:
+    def count(self, open_counts: Tensor) -> int:
         """FLOPs with `opened` channels left per group, shape (groups,), int64."""
-        return int(self.counts(opened))
+        return int(self.counts(open_counts))
 
-    def expected(self, opened: Tensor) -> float:
+    def expected(self, open_counts: Tensor) -> float:
         """FLOPs at counts that need not be whole, shape (groups,), float64; no block goes."""
         coef, row, col, offset, axis, group, mult = self._arrays
-        n = offset + np.bincount(axis, mult * opened.numpy()[group], len(offset))
+        n = offset + np.bincount(axis, mult * open_counts.numpy()[group], len(offset))
         return self.const + float((coef * n[row] * n[col]).sum())
 
-    def marginal(self, opened: Tensor) -> Tensor:
+    def marginal(self, open_counts: Tensor) -> Tensor:
         """FLOPs one channel of every group carries at these counts, whole or not, shape (groups,), float64."""
         coef, row, col, offset, axis, group, mult = self._arrays
         if self._switched:
-            coef = np.where(((self.switch >= 0) & (opened[self.switch] == 0)).numpy(), 0, coef)
-        n = offset + np.bincount(axis, mult * opened.numpy()[group], len(offset))
+            coef = np.where(((self.switch >= 0) & (open_counts[self.switch] == 0)).numpy(), 0, coef)
+        n = offset + np.bincount(axis, mult * open_counts.numpy()[group], len(offset))
         by_axis = np.bincount(row, coef * n[col], len(n)) + np.bincount(col, coef * n[row], len(n))
         return torch.from_numpy(np.bincount(group, mult * by_axis[axis], len(self.sizes)))
 

@@ -8,7 +8,7 @@ from gdp.utils import plain_name
 
 
 @dataclass(frozen=True)
-class Block:
+class ResidualBranch:
     """The branch of a residual block that goes as a whole once no channel that its last conv reads is open.
 
     What the branch still adds then is a constant per channel.
@@ -25,20 +25,26 @@ class Block:
     name: str
     groups: tuple[str, ...]
     reads: tuple[str, ...]
-    last: str
+    last_layer: str
     norm: str
-    silent: tuple[str, ...]
+    inner_layers: tuple[str, ...]
 
-    def plain(self) -> Block:
+    def plain(self) -> ResidualBranch:
         """The same block without the names that torch.compile adds."""
-        groups, reads, silent = (tuple(map(plain_name, names)) for names in (self.groups, self.reads, self.silent))
-        return Block(plain_name(self.name), groups, reads, plain_name(self.last), plain_name(self.norm), silent)
+        groups, reads, silent = (
+            tuple(map(plain_name, names)) for names in (self.groups, self.reads, self.inner_layers)
+        )
+        return ResidualBranch(
+            plain_name(self.name), groups, reads, plain_name(self.last_layer), plain_name(self.norm), silent
+        )
 
-    def under(self, prefix: str) -> Block:
+    def with_prefix(self, prefix: str) -> ResidualBranch:
         """The same block in a network that is the child `prefix` of a larger one."""
 
         def longer(name: str) -> str:
             return f"{prefix}.{name}" if name else name
 
-        silent = tuple(map(longer, self.silent))
-        return Block(longer(self.name), self.groups, self.reads, longer(self.last), longer(self.norm), silent)
+        silent = tuple(map(longer, self.inner_layers))
+        return ResidualBranch(
+            longer(self.name), self.groups, self.reads, longer(self.last_layer), longer(self.norm), silent
+        )

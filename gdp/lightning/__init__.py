@@ -2,6 +2,6 @@
 
 from gdp.lightning.averaging import Copy
 from gdp.lightning.callback import GDPCallback
-from gdp.lightning.unsupported import refuse_setup
+from gdp.lightning.unsupported import check_setup
 
-__all__ = ["Copy", "GDPCallback", "refuse_setup"]
+__all__ = ["Copy", "GDPCallback", "check_setup"]

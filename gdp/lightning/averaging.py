@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from gdp.errors import GDPError
-from gdp.utils import unwrapped
+from gdp.utils import unwrap_compiled
 
 DEPTH = 1  # objects that a callback or the training module holds are looked into, what these hold is not
 NOT_THE_USERS = ("torch", "pytorch_lightning", "lightning", "builtins", "types", "functools")
@@ -17,7 +17,7 @@ NOT_THE_USERS = ("torch", "pytorch_lightning", "lightning", "builtins", "types",
 Copy = tuple[str, nn.Module]  # name of a submodule of the network ("" is the network itself), and the copy of it
 
 
-def averages(module: nn.Module, name: str, network: nn.Module, holders: Iterable[object]) -> list[Copy]:
+def find_averages(module: nn.Module, name: str, network: nn.Module, holders: Iterable[object]) -> list[Copy]:
     """The moving averages of a network.
 
     They are what an `AveragedModel` holds, in the training module or in a callback, and what Lightning's
@@ -45,20 +45,20 @@ def _copies_in(average: nn.Module, name: str, network: nn.Module) -> Iterator[Co
     path = name.split(".") if name else []
     for start in range(len(path), -1, -1):
         try:
-            twin = unwrapped(average.get_submodule(".".join(path[start:])))
+            twin = unwrap_compiled(average.get_submodule(".".join(path[start:])))
         except AttributeError:
             continue
-        if _sizes(twin) == _sizes(network):
+        if _parameter_shapes(twin) == _parameter_shapes(network):
             yield "", twin
             return
     inside = {id(m) for m in average.modules()}
     for part, original in network.named_modules():
-        if part and id(original) not in inside and _sizes(original) == _sizes(average):
+        if part and id(original) not in inside and _parameter_shapes(original) == _parameter_shapes(average):
             yield part, average
             return
 
 
-def refuse_unknown(
+def check_unknown_copies(
     module: nn.Module,
     network: nn.Module,
     copies: Iterable[Copy],
@@ -81,7 +81,7 @@ def refuse_unknown(
     known = {id(p) for _, copy in copies for p in copy.parameters()}
     originals = [network, *network.children()] if network is module else [network]
     mine = {id(p) for p in network.parameters() if id(p) in trained}
-    sizes = [_sizes(net) for net in originals if any(id(p) in mine for p in net.parameters())]
+    sizes = [_parameter_shapes(net) for net in originals if any(id(p) in mine for p in net.parameters())]
     shapes = [sorted(found.values()) for found in sizes if len(found) > 2]
     inside = [(name, m) for name, m in module.named_modules() if name]
     for name, part in [*inside, *_held_by(module, DEPTH), *(found for h in holders for found in _held_by(h, DEPTH))]:
@@ -110,5 +110,5 @@ def _held_by(holder: object, depth: int, name: str = "") -> Iterator[tuple[str, 
             yield from _held_by(value, depth - 1, where)
 
 
-def _sizes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+def _parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in module.named_parameters()}

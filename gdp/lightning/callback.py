@@ -11,22 +11,22 @@ from torch.optim import Optimizer
 
 from gdp.errors import GDPError
 from gdp.gates import HOOKS, Gates
-from gdp.lightning.cut_in_training import cut_on_the_way, refuse_cuts
-from gdp.lightning.lifecycle import end, finish
+from gdp.lightning.cut_in_training import check_cuts, cut_during_training
+from gdp.lightning.lifecycle import finalize, finish_gates
 from gdp.lightning.network import find_network
-from gdp.lightning.run import Installation
-from gdp.lightning.unsupported import refuse_lbfgs
-from gdp.methods import GateFamily, Kind, family_of
+from gdp.lightning.run import PruningRun
+from gdp.lightning.unsupported import check_no_lbfgs
+from gdp.methods import MethodName, PruningMethod, resolve_method
 from gdp.pruning import Pruner
-from gdp.saving import pruned
-from gdp.selection import check_target, check_widths
+from gdp.saving import pruned_state
+from gdp.selection import check_target, check_width_options
 from gdp.tracing import check_ignore
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
-class GDPCallback(Installation):
+class GDPCallback(PruningRun):
     """Prune the network of a LightningModule while it trains, until `target_flops` of its FLOPs remain.
 
     When `fit` returns, the network is plain and small: no gate, mask or hook is left, and it computes what the trained
@@ -60,7 +60,7 @@ class GDPCallback(Installation):
         target_flops: float,
         module: str | None = None,
         ignore: Sequence[str | type] = (),
-        gate: Kind | GateFamily = "polar",
+        gate: MethodName | PruningMethod = "polar",
         blocks: bool = False,
         min_channels: int | float = 1,  # both named: LightningCLI would make 1.0, all channels, of an int
         round_to: int = 1,
@@ -68,7 +68,7 @@ class GDPCallback(Installation):
     ) -> None:
         super().__init__()
         check_target(target_flops)
-        check_widths(min_channels, round_to)
+        check_width_options(min_channels, round_to)
         if not isinstance(blocks, bool):
             raise GDPError(f"Expected `blocks` to be True or False, but got {blocks!r}.")
         if shrink not in ("epoch", "end") and (isinstance(shrink, bool) or not isinstance(shrink, int) or shrink < 1):
@@ -80,14 +80,14 @@ class GDPCallback(Installation):
         self.module = module
         check_ignore(ignore)
         self.ignore = tuple(ignore)
-        self.gate = family_of(gate)
+        self.gate = resolve_method(gate)
         self.blocks, self.min_channels, self.round_to = blocks, min_channels, round_to
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore_hooks()
         self._follow_averages(trainer, pl_module)
         if self.pruner is not None:
-            refuse_lbfgs(trainer)
+            check_no_lbfgs(trainer)
             self.pruner.resume()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -96,7 +96,7 @@ class GDPCallback(Installation):
             if self._held_out is not None:
                 self._held_out.check(trainer)
                 if late:
-                    self._held_out.teach(trainer, pl_module, self.pruner)
+                    self._held_out.step(trainer, pl_module, self.pruner)
             self._refuse_cuts(trainer, pl_module, self.pruner.gates)
 
     # averages may be made at any time
@@ -109,13 +109,13 @@ class GDPCallback(Installation):
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         if self.pruner is not None:
-            self._clock.see(loss)
+            self._clock.add_loss(loss)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         if self.pruner is not None:
-            self._clock.watch(trainer, optimizer, self.pruner)
+            self._clock.before_optimizer_step(trainer, optimizer, self.pruner)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -136,11 +136,11 @@ class GDPCallback(Installation):
             self._give_up()
             raise GDPError(
                 f"Annealed gates learn from what {type(pl_module).__name__}.training_step returns, and need a loss, "
-                "but got none at the first step. Return the loss, or use gate='polar'."
+                "but got none at the first step. Return the loss, or use method='polar'."
             )
         if stepped:
             if self._held_out is not None:
-                self._held_out.teach(trainer, pl_module, self.pruner)
+                self._held_out.step(trainer, pl_module, self.pruner)
             place = self._place(trainer)
             pl_module.log_dict({f"{place}/{k}": v for k, v in self.pruner.progress().items()}, prog_bar=True)
             self._board.write(trainer, self.pruner, place)
@@ -153,16 +153,19 @@ class GDPCallback(Installation):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         HOOKS.run = False
         if self.pruner is not None and self.pruner.steps > 0:
-            finish(trainer, self.pruner)
+            finish_gates(trainer, self.pruner)
 
     # Other callbacks still save and average weights when training ends; the cut comes after all of them.
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None:
             self._follow_averages(trainer, pl_module)
-            self.report = end(trainer, pl_module, self.pruner)
+            self.report = finalize(trainer, pl_module, self.pruner)
             if self.report is not None:
                 gates, name = self.pruner.gates, find_network(pl_module, self.module)[0]
-                self._closed, self._after = (gates.raw == 0).cpu(), pruned(pl_module, name, self.report, gates)
+                self._closed, self._after = (
+                    (gates.gate_param == 0).cpu(),
+                    pruned_state(pl_module, name, self.report, gates),
+                )
             self.pruner = None
 
     def _is_due(self, trainer: pl.Trainer, pruner: Pruner, stepped: bool) -> bool:
@@ -178,7 +181,7 @@ class GDPCallback(Installation):
         if self.shrink == "end" or self._waits:
             return
         try:
-            refuse_cuts(trainer, pl_module, gates)
+            check_cuts(trainer, pl_module, gates)
         except GDPError:
             if not gates.closed:
                 self._give_up()
@@ -186,7 +189,7 @@ class GDPCallback(Installation):
 
     def _cut(self, trainer: pl.Trainer, pl_module: pl.LightningModule, pruner: Pruner) -> None:
         self._follow_averages(trainer, pl_module)
-        failure = cut_on_the_way(trainer, pl_module, pruner)
+        failure = cut_during_training(trainer, pl_module, pruner)
         if failure is not None:
             self._waits = True
             rank_zero_warn(f"gdp: a cut on the way failed, so channels are cut when training is over. {failure}")

@@ -13,29 +13,29 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gdp.errors import GDPError
 from gdp.gates import Gates
-from gdp.lightning.averaging import averages, refuse_unknown
+from gdp.lightning.averaging import check_unknown_copies, find_averages
 from gdp.pruning import Pruner
-from gdp.surgery import refuse_optimizers
+from gdp.surgery import check_optimizers_cuttable
 
 
-def follow_averages(trainer: Any, module: nn.Module, name: str, gates: Gates) -> None:
+def track_averages(trainer: Any, module: nn.Module, name: str, gates: Gates) -> None:
     """Gate the averages of the network, `name` in the training module; from now on they are cut along."""
-    for part, copy in averages(module, name, gates.model, trainer.callbacks):
-        gates.follow(copy, part)
+    for part, copy in find_averages(module, name, gates.model, trainer.callbacks):
+        gates.track_copy(copy, part)
 
 
-def refuse_cuts(trainer: Any, module: nn.Module, gates: Gates) -> None:
+def check_cuts(trainer: Any, module: nn.Module, gates: Gates) -> None:
     """Say early that the network can't be cut while it trains.
 
     Raises:
         GDPError: the strategy, another copy of the network or an optimizer stands in the way.
     """
-    _refuse_strategy(trainer.strategy)
-    refuse_unknown(module, gates.model, gates.copies, trainer.callbacks, trainer.optimizers)
-    refuse_optimizers(gates, trainer.optimizers)
+    _check_strategy(trainer.strategy)
+    check_unknown_copies(module, gates.model, gates.copies, trainer.callbacks, trainer.optimizers)
+    check_optimizers_cuttable(gates, trainer.optimizers)
 
 
-def cut_on_the_way(trainer: Any, module: nn.Module, pruner: Pruner) -> str | None:
+def cut_during_training(trainer: Any, module: nn.Module, pruner: Pruner) -> str | None:
     """Cut closed channels in all processes, or in none; return the reason if that failed."""
     undo, failure = None, ""
     try:
@@ -46,12 +46,12 @@ def cut_on_the_way(trainer: Any, module: nn.Module, pruner: Pruner) -> str | Non
     if undo is not None and not agreed:
         undo()
     if undo is not None or failure:
-        _wrap_anew(trainer.strategy, module)
-        _compile_anew(module)
+        _rebuild_ddp(trainer.strategy, module)
+        _reset_compiled(module)
     return None if agreed else failure or "The error was raised in another process."
 
 
-def _refuse_strategy(strategy: Any) -> None:
+def _check_strategy(strategy: Any) -> None:
     """Refuse strategies that keep the network's tensors in a form of their own.
 
     Raises:
@@ -66,7 +66,7 @@ def _refuse_strategy(strategy: Any) -> None:
         )
 
 
-def _wrap_anew(strategy: Any, module: nn.Module) -> None:
+def _rebuild_ddp(strategy: Any, module: nn.Module) -> None:
     """Build DDP anew: its buckets have the sizes of the tensors that it was built with. Nothing is broadcast."""
     if not isinstance(strategy.model, DistributedDataParallel):
         return
@@ -80,7 +80,7 @@ def _wrap_anew(strategy: Any, module: nn.Module) -> None:
         strategy._ddp_kwargs = settings
 
 
-def _compile_anew(module: nn.Module) -> None:
+def _reset_compiled(module: nn.Module) -> None:
     """Forget what was compiled for the old sizes: every graph is compiled once for the new ones.
 
     torch.compile would notice by itself, but it gives up on a function after a few sizes and runs it uncompiled.

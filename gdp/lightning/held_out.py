@@ -25,30 +25,30 @@ from torchmetrics import Metric
 
 from gdp.errors import GDPError
 from gdp.lightning.step_counter import gradient_scale
-from gdp.methods import Batches, GateFamily
+from gdp.methods import HeldOutSpec, PruningMethod
 from gdp.pruning import Pruner
-from gdp.utils import SUFFIX
+from gdp.utils import GATE_SUFFIX
 
 SEED = 0  # of the split, which is the same in every process and in a resumed run
 
 
-def held_out(trainer: Any, module: Any, family: GateFamily) -> HeldOut | None:
+def make_held_out(trainer: Any, module: Any, family: PruningMethod) -> HeldOutBatches | None:
     """What hands a pruner its held-out batches, if its gates learn from some.
 
     Raises:
         GDPError: the module optimizes by itself, so its `training_step` can't be asked for a loss alone.
     """
-    if family.batches is None:
+    if family.held_out_spec is None:
         return None
     if not module.automatic_optimization:
         raise GDPError(
             f"Gates that learn on held-out batches ask {type(module).__name__}.training_step for a loss, but with "
-            "manual optimization it trains the weights as well. Use gate='polar', or automatic optimization."
+            "manual optimization it trains the weights as well. Use method='polar', or automatic optimization."
         )
-    return HeldOut(trainer, family.batches)
+    return HeldOutBatches(trainer, family.held_out_spec)
 
 
-class HeldOut:
+class HeldOutBatches:
     """Hands a pruner the losses of held-out batches.
 
     A fraction of the training data is taken out of the loader of the weights, or the validation data is used. Which
@@ -59,7 +59,7 @@ class HeldOut:
         batches: which, and how often.
     """
 
-    def __init__(self, trainer: Any, batches: Batches) -> None:
+    def __init__(self, trainer: Any, batches: HeldOutSpec) -> None:
         self._source, self._every = batches
         self._iterator: Iterator[Any] | None = None
         self._patched: Any = None
@@ -70,7 +70,7 @@ class HeldOut:
         else:
             data = trainer.fit_loop._data_source
             self._original = data.dataloader
-            data.dataloader = self._rest
+            data.dataloader = self._training_loader
             self._patched = data
 
     def close(self) -> None:
@@ -93,17 +93,17 @@ class HeldOut:
         if self._source == "val" and not trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined():
             raise GDPError(
                 "Annealed gates were to learn on the validation data, and there is none. Give trainer.fit a validation "
-                "loader, or hold out training data: gate=gdp.Annealed(held_out=0.2)."
+                "loader, or hold out training data: method=gdp.Annealed(held_out=0.2)."
             )
         samples, _ = self._samples(trainer)
         if not samples:
             data = "validation data" if self._source == "val" else "held-out data"
             raise GDPError(
                 f"Expected {data} for the gates in every process, but process {trainer.global_rank} of "
-                f"{trainer.world_size} has none. Hold out more training data: gate=gdp.Annealed(held_out=0.2)."
+                f"{trainer.world_size} has none. Hold out more training data: method=gdp.Annealed(held_out=0.2)."
             )
 
-    def teach(self, trainer: Any, module: Any, pruner: Pruner) -> None:
+    def step(self, trainer: Any, module: Any, pruner: Pruner) -> None:
         """Let the gates learn from the next batch if it is time to, by the module's own `training_step`.
 
         Raises:
@@ -118,16 +118,18 @@ class HeldOut:
         taken = inspect.signature(module.training_step).parameters.values()
         more = (0,) if len(taken) > 1 or any(p.kind is p.VAR_POSITIONAL for p in taken) else ()
         scale = gradient_scale(trainer)
-        with _unseen(module), torch.enable_grad(), trainer.precision_plugin.train_step_context():
+        with _without_side_effects(module), torch.enable_grad(), trainer.precision_plugin.train_step_context():
             found = module.training_step(batch, *more)
             loss = found.get("loss") if isinstance(found, dict) else found
             if isinstance(loss, Tensor):  # as in training, a step may be left out
-                pruner.learn(loss * scale, lambda gradient: trainer.strategy.reduce(gradient / scale, reduce_op="mean"))
+                pruner.update_held_out(
+                    loss * scale, lambda gradient: trainer.strategy.reduce(gradient / scale, reduce_op="mean")
+                )
 
     def _batch(self, trainer: Any, number: int) -> Any:
         if self._iterator is None or self._next != number:
             mine, loader = self._samples(trainer)
-            batches = _Endless(len(mine), min(loader.batch_size, len(mine)), number)
+            batches = _EndlessBatchSampler(len(mine), min(loader.batch_size, len(mine)), number)
             self._iterator = iter(DataLoader(Subset(loader.dataset, mine), batch_sampler=batches, **_options(loader)))
         self._next = number + 1
         return next(self._iterator)
@@ -135,7 +137,7 @@ class HeldOut:
     def _samples(self, trainer: Any) -> tuple[list[int], Any]:
         """What is held out for this process, and the loader it is taken from."""
         if self._loader is None:
-            self._loader = _plain(self._original())
+            self._loader = _check_splittable(self._original())
         loader = self._loader
         held = range(len(loader.dataset)) if self._source == "val" else self._parts(loader)[0]
         return list(held)[trainer.global_rank :: trainer.world_size], loader
@@ -146,14 +148,14 @@ class HeldOut:
         held = max(1, round(float(self._source) * len(order)))
         return order[:held], sorted(order[held:])
 
-    def _rest(self) -> DataLoader:
+    def _training_loader(self) -> DataLoader:
         """The training loader without what is held out."""
-        loader = self._loader = _plain(self._original())
+        loader = self._loader = _check_splittable(self._original())
         held, rest = self._parts(loader)
         if len(rest) < (loader.batch_size if loader.drop_last else 1):
             raise GDPError(
                 f"Expected training data for at least one batch beside the {len(held)} of {len(held) + len(rest)} "
-                "samples that are held out for the gates. Hold out fewer: gate=gdp.Annealed(held_out=0.1)."
+                "samples that are held out for the gates. Hold out fewer: method=gdp.Annealed(held_out=0.1)."
             )
         return DataLoader(
             Subset(loader.dataset, rest),
@@ -166,7 +168,7 @@ class HeldOut:
         )
 
 
-class _Endless(Sampler[list[int]]):
+class _EndlessBatchSampler(Sampler[list[int]]):
     """Full batches of so many samples, in a new order whenever all have had their turn; from the n-th batch on."""
 
     def __init__(self, samples: int, batch: int, first: int) -> None:
@@ -182,7 +184,7 @@ class _Endless(Sampler[list[int]]):
                 number += 1
 
 
-def _plain(loader: Any) -> Any:
+def _check_splittable(loader: Any) -> Any:
     """A loader that can be split.
 
     Raises:
@@ -201,7 +203,7 @@ def _plain(loader: Any) -> Any:
         raise GDPError(
             "Annealed gates need data that is held out, and gdp can take it from one torch DataLoader with a data set "
             f"of known length and torch's own sampling, but this is {_described(loader)}. Hold out validation data: "
-            "gate=gdp.Annealed(held_out='val'), with such a loader there, or use gate='polar'."
+            "method=gdp.Annealed(held_out='val'), with such a loader there, or use method='polar'."
         )
     return loader
 
@@ -218,11 +220,13 @@ def _options(loader: DataLoader) -> dict[str, Any]:
 
 
 @contextmanager
-def _unseen(module: Any) -> Iterator[None]:
+def _without_side_effects(module: Any) -> Iterator[None]:
     """While held-out batches pass through a module, it logs nothing; buffers and metrics are as before afterwards."""
     own = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
     inside = list(module.modules())
-    buffers = [(m, n, b, b.clone()) for m in inside for n, b in m._buffers.items() if b is not None and SUFFIX not in n]
+    buffers = [
+        (m, n, b, b.clone()) for m in inside for n, b in m._buffers.items() if b is not None and GATE_SUFFIX not in n
+    ]
     metrics = [(m, _copied(m.metric_state), m._update_count, m._computed) for m in inside if isinstance(m, Metric)]
     vars(module).update(log=_silent, log_dict=_silent)
     try:

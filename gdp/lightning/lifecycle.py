@@ -13,23 +13,23 @@ from torch import nn
 from gdp.errors import GDPError
 from gdp.gates import fold_copies
 from gdp.lightning.network import example_inputs
-from gdp.lightning.unsupported import is_finetuned, lives_here
-from gdp.methods import GateFamily
+from gdp.lightning.unsupported import is_finetuned, trains_in_this_process
+from gdp.methods import PruningMethod
 from gdp.pruning import Pruner
 from gdp.report import Report
-from gdp.selection import Widths, latency_model
-from gdp.surgery import cuttable, fold, preflight, remove, trained_readers_only
+from gdp.selection import WidthConstraints, latency_model
+from gdp.surgery import cuttable_optimizers, fold, freeze_uncuttable_groups, freeze_untrained_readers, remove
 from gdp.tracing import trace
 
 
-def start_pruning(
+def build_pruner(
     trainer: Any,
     module: nn.Module,
     name: str,
     network: nn.Module,
     target: float,
     ignore: Sequence[str | type],
-    gate: GateFamily,
+    gate: PruningMethod,
     blocks: bool,
     widths: tuple[int | float, int],
 ) -> Pruner:
@@ -51,10 +51,10 @@ def start_pruning(
     ignore = [p.removeprefix(f"{name}.") if isinstance(p, str) and name else p for p in ignore]
     graph = trace(network, example_inputs(module, name, array, batch), ignore, blocks)
     if not is_finetuned(trainer):  # else what is frozen now is trained later
-        graph = trained_readers_only(network, graph)
-    graph = preflight(network, graph)
+        graph = freeze_untrained_readers(network, graph)
+    graph = freeze_uncuttable_groups(network, graph)
     cost = latency_model(network, graph, trainer.strategy.root_device) if gate.cost == "latency" else None
-    pruner = Pruner(network, graph, target, gate=gate, widths=Widths.of(graph, *widths), cost=cost)
+    pruner = Pruner(network, graph, target, method=gate, constraints=WidthConstraints.of(graph, *widths), cost=cost)
     channels, stay = sum(g.size for g in graph.groups), len(graph.frozen)
     parts = "1 part stays" if stay == 1 else f"{stay} parts stay"
     rank_zero_info(
@@ -79,7 +79,7 @@ def _first_batch(trainer: Any) -> Any:
     )
 
 
-def leave(pruner: Pruner) -> None:
+def abandon(pruner: Pruner) -> None:
     """Another network is trained from now on; the one of an interrupted run becomes plain, and computes what it did."""
     fold(pruner.gates)
     rank_zero_warn(
@@ -88,20 +88,20 @@ def leave(pruner: Pruner) -> None:
     )
 
 
-def finish(trainer: Any, pruner: Pruner) -> None:
+def finish_gates(trainer: Any, pruner: Pruner) -> None:
     """Training is over; if the window is not, say so, and close what the target asks for."""
     if not pruner.done and not getattr(trainer, "fast_dev_run", False):
         rank_zero_warn(
             f"gdp: training ended after {pruner.steps} steps, before the window for pruning did (step "
             f"{pruner.window.end} of {pruner.total_steps}). The channels over the target are closed at once, "
             "without the training that would make up for it; expect a loss of accuracy. Let early stopping begin "
-            "after the window, or end the window earlier: GDPCallback(gate=gdp."
-            f"{type(pruner.family).__name__}(end=...))."
+            "after the window, or end the window earlier: GDPCallback(method=gdp."
+            f"{type(pruner.method).__name__}(end=...))."
         )
     pruner.finish()
 
 
-def end(trainer: Any, module: nn.Module, pruner: Pruner) -> Report | None:
+def finalize(trainer: Any, module: nn.Module, pruner: Pruner) -> Report | None:
     """Fold what is open and cut what is closed; none if there is nothing to report, since the network is as it was.
 
     Copies that the user has made of the gated network, in the training module, become plain as well.
@@ -111,19 +111,21 @@ def end(trainer: Any, module: nn.Module, pruner: Pruner) -> Report | None:
     """
     gates = pruner.gates
     if pruner.steps == 0:
-        if not bool(gates.gone.any()):
+        if not bool(gates.removed.any()):
             gates.withdraw()
         rank_zero_warn("gdp: no training step was made, so nothing is known about the channels; nothing was removed.")
         return None
-    finish(trainer, pruner)  # a run that was resumed at its very end has seen no on_train_end
+    finish_gates(trainer, pruner)  # a run that was resumed at its very end has seen no on_train_end
     report = None
-    if lives_here(trainer):
-        report = remove(gates.model, pruner.graph, gates, cuttable(gates, trainer.optimizers))
+    if trains_in_this_process(trainer):
+        report = remove(gates.model, pruner.graph, gates, cuttable_optimizers(gates, trainer.optimizers))
     else:
         fold(gates)
         _say_what_comes_back(trainer)
     others = [getattr(callback, "pruner", None) for callback in trainer.callbacks]
-    fold_copies(module, [r for p in others if isinstance(p, Pruner) and p is not pruner for r in p.gates.everywhere])
+    fold_copies(
+        module, [r for p in others if isinstance(p, Pruner) and p is not pruner for r in p.gates.readers_and_copies]
+    )
     return report
 
 

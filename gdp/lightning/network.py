@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gdp.errors import GDPError
-from gdp.utils import Inputs, inputs_for, mode_of, unwrapped
+from gdp.utils import Inputs, in_mode, inputs_like_weights, unwrap_compiled
 
 Candidate = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of forward
 
@@ -27,7 +27,7 @@ def find_network(module: nn.Module, name: str | None = None) -> tuple[str, nn.Mo
     if name is None:
         children = [(n, c) for n, c in module.named_children() if any(True for _ in c.parameters())]
         own = any(True for _ in module.parameters(recurse=False))
-        callable_alone = len(children) == 1 and type(unwrapped(children[0][1])).forward is not nn.Module.forward
+        callable_alone = len(children) == 1 and type(unwrap_compiled(children[0][1])).forward is not nn.Module.forward
         name = children[0][0] if callable_alone and not own else ""
     names = [name] + [f"{child}.{name}" for child, _ in module.named_children() if name]
     found = [n for n in names if _has(module, n)]
@@ -36,7 +36,7 @@ def find_network(module: nn.Module, name: str | None = None) -> tuple[str, nn.Mo
         raise GDPError(
             f"{type(module).__name__} has no submodule {name!r} for GDPCallback(module=...). It has: {some or 'none'}."
         )
-    return found[0], unwrapped(module.get_submodule(found[0]))
+    return found[0], unwrap_compiled(module.get_submodule(found[0]))
 
 
 def _has(module: nn.Module, name: str) -> bool:
@@ -63,7 +63,7 @@ def example_inputs(module: nn.Module, name: str, array: Any, batch: Any) -> Inpu
             "'meta'. Make it on the CPU; it is moved to where the network is."
         )
     path = name.split(".") if name else []
-    around = [module, *(unwrapped(module.get_submodule(".".join(path[:n]))) for n in range(1, len(path) + 1))]
+    around = [module, *(unwrap_compiled(module.get_submodule(".".join(path[:n]))) for n in range(1, len(path) + 1))]
     network = around[-1]
     for args, kwargs in _from_array(array) if array is not None else _from_batch(_one_sample(batch), module, network):
         for receiver in around:
@@ -92,10 +92,10 @@ def _inputs_seen(receiver: nn.Module, network: nn.Module, args: tuple, kwargs: d
             raise GDPError(f"{type(network).__name__}.forward takes keyword-only arguments: {list(bound.kwargs)}.")
         seen.append(bound.args)
 
-    args, kwargs = inputs_for(receiver, (args, kwargs))
+    args, kwargs = inputs_like_weights(receiver, (args, kwargs))
     hook = network.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        with mode_of(receiver, training=False), torch.no_grad():
+        with in_mode(receiver, training=False), torch.no_grad():
             receiver(*args, **kwargs)
     finally:
         hook.remove()

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from gdp.errors import GDPError
-from gdp.graph import Plan
+from gdp.graph import CutPlan
 from gdp.lightning.averaging import Copy
-from gdp.report import recall
-from gdp.saving import State, cut_along, load_plain, plain
-from gdp.surgery import select
-from gdp.utils import SUFFIX, state_for
+from gdp.report import report_of
+from gdp.saving import State, cut_along, fold_state_dict, load_plain
+from gdp.surgery import keep_entries
+from gdp.utils import GATE_SUFFIX, state_dict_for
 
 BEFORE = (
     "This checkpoint was written before the channels were cut and does not fit the small network; nothing was loaded. "
@@ -25,7 +25,7 @@ BEFORE = (
 )
 
 
-def load(
+def prepare_for_evaluation(
     checkpoint: State,
     saved: State,
     module: nn.Module,
@@ -50,18 +50,18 @@ def load(
     """
     if "network" not in saved:
         return
-    if any(name.endswith(SUFFIX) for name in module.state_dict()):
+    if any(name.endswith(GATE_SUFFIX) for name in module.state_dict()):
         raise GDPError(
             "This network has gates, from a run that was interrupted, and the checkpoint can't be loaded into it. Take "
             "a fresh model: trainer.test(LitModel(), ckpt_path=...); or finish the run first."
         )
     if "report" in saved:
-        if recall(network) is None:
+        if report_of(network) is None:
             _cut_all(module, saved, copies, ("gone",))
-        _replace(checkpoint, partial(state_for, module))
+        _replace(checkpoint, partial(state_dict_for, module))
         return
-    end = Plan.from_dict(saved["closed"])
-    if recall(network) is None:
+    end = CutPlan.from_dict(saved["closed"])
+    if report_of(network) is None:
         if end.blocks:
             load_plain(module, checkpoint, path)
             checkpoint["state_dict"] = module.state_dict()
@@ -69,7 +69,7 @@ def load(
         _cut_all(module, saved, copies, ("gone", "closed"))
     elif closed is None or not torch.equal(saved["pruner"]["raw"].cpu() == 0, closed) or end.blocks:
         raise GDPError(BEFORE)
-    _replace(checkpoint, lambda state: state_for(module, _smaller(plain(state), end)))
+    _replace(checkpoint, lambda state: state_dict_for(module, _smaller(fold_state_dict(state), end)))
 
 
 def _cut_all(module: nn.Module, saved: State, copies: Sequence[Copy], keys: Sequence[str]) -> None:
@@ -77,15 +77,15 @@ def _cut_all(module: nn.Module, saved: State, copies: Sequence[Copy], keys: Sequ
     with ExitStack() as undo:
         try:
             for key in keys:
-                undo.callback(cut_along(module, saved["network"], Plan.from_dict(saved[key]), copies))
+                undo.callback(cut_along(module, saved["network"], CutPlan.from_dict(saved[key]), copies))
         except GDPError as error:
             raise GDPError(f"{error} Load every checkpoint into a fresh model, LitModel().") from error
         undo.pop_all()
 
 
-def _smaller(state: State, plan: Plan) -> State:
+def _smaller(state: State, plan: CutPlan) -> State:
     """A state_dict under plain names, cut by a plan."""
-    return {name: select(value, plan.keep[name]) if name in plan.keep else value for name, value in state.items()}
+    return {name: keep_entries(value, plan.keep[name]) if name in plan.keep else value for name, value in state.items()}
 
 
 def _replace(checkpoint: State, change: Callable[[State], State]) -> None:

@@ -11,33 +11,33 @@ from torch import Tensor
 
 from gdp.errors import GDPError
 from gdp.gates import HOOKS
-from gdp.lightning.averaging import averages
+from gdp.lightning.averaging import find_averages
 from gdp.lightning.compat import Callback
-from gdp.lightning.cut_in_training import follow_averages
-from gdp.lightning.held_out import HeldOut, held_out
-from gdp.lightning.lifecycle import leave, start_pruning
+from gdp.lightning.cut_in_training import track_averages
+from gdp.lightning.held_out import HeldOutBatches, make_held_out
+from gdp.lightning.lifecycle import abandon, build_pruner
 from gdp.lightning.network import find_network
-from gdp.lightning.restore import load
-from gdp.lightning.step_counter import Clock
-from gdp.lightning.tensorboard import Board
-from gdp.lightning.unsupported import extend_once, lives_here, refuse_setup
-from gdp.methods import GateFamily
+from gdp.lightning.restore import prepare_for_evaluation
+from gdp.lightning.step_counter import StepCounter
+from gdp.lightning.tensorboard import TensorBoardWriter
+from gdp.lightning.unsupported import check_setup, extend_once, trains_in_this_process
+from gdp.methods import PruningMethod
 from gdp.pruning import Pruner
-from gdp.report import Report, recall
-from gdp.saving import resume, snapshot
+from gdp.report import Report, report_of
+from gdp.saving import gated_state, restore_run
 from gdp.utils import check_intact
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
-class Installation(Callback):
+class PruningRun(Callback):
     """What happens to a pruning run outside of training steps; GDPCallback's arguments are its attributes."""
 
     target_flops: float
     module: str | None
     ignore: Sequence[str | type]
-    gate: GateFamily
+    gate: PruningMethod
     blocks: bool
     min_channels: int | float
     round_to: int
@@ -45,9 +45,9 @@ class Installation(Callback):
     def __init__(self) -> None:
         self.report: Report | None = None
         self.pruner: Pruner | None = None
-        self._clock = Clock()
-        self._held_out: HeldOut | None = None
-        self._board = Board()
+        self._clock = StepCounter()
+        self._held_out: HeldOutBatches | None = None
+        self._board = TensorBoardWriter()
         self._waits = False  # for the end of training, since cuts on the way are not possible
         self._closed: Tensor | None = None  # channels that were cut in all
         self._after: dict[str, Any] = {}  # what checkpoints say after the cut
@@ -73,14 +73,14 @@ class Installation(Callback):
 
         self._restore = [extend_once(pl_module, on_load_checkpoint)]
         if stage == "fit":
-            refuse_setup(trainer)
+            check_setup(trainer)
             if self.pruner is not None and self.pruner.gates.model not in pl_module.modules():
-                leave(self.pruner)
+                abandon(self.pruner)
                 self.pruner = None
             self._give_up()  # what an interrupted fit left
-            small = self.report is not None and any(recall(m) is self.report for m in pl_module.modules())
-            self._held_out = None if small else held_out(trainer, pl_module, self.gate)
-            self._waits = not lives_here(trainer)
+            small = self.report is not None and any(report_of(m) is self.report for m in pl_module.modules())
+            self._held_out = None if small else make_held_out(trainer, pl_module, self.gate)
+            self._waits = not trains_in_this_process(trainer)
             self._restore.append(extend_once(pl_module, setup))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -112,13 +112,13 @@ class Installation(Callback):
         name, network = find_network(pl_module, self.module)
         state = checkpoint["callbacks"].setdefault(self.state_key, {})
         if self.pruner is not None:
-            state.update(snapshot(pl_module, name, self.pruner.gates))
-        elif recall(network) is self.report:
+            state.update(gated_state(pl_module, name, self.pruner.gates))
+        elif report_of(network) is self.report:
             state.update(self._after)
 
     def _insert(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         name, network = find_network(pl_module, self.module)
-        if self.report is not None and recall(network) is self.report:
+        if self.report is not None and report_of(network) is self.report:
             rank_zero_info("gdp: this network is pruned already; it is trained on as it is.")
             return
         if self.pruner is not None and self.pruner.gates.model is network:
@@ -128,9 +128,9 @@ class Installation(Callback):
                 "fraction of the FLOPs before that run."
             )
             return
-        self.report, self._closed, self._board = None, None, Board()
+        self.report, self._closed, self._board = None, None, TensorBoardWriter()
         self._after = {}
-        self.pruner = start_pruning(
+        self.pruner = build_pruner(
             trainer, pl_module, name, network, self.target_flops, self.ignore, self.gate, self.blocks,
             (self.min_channels, self.round_to),
         )  # fmt: skip
@@ -140,7 +140,7 @@ class Installation(Callback):
             check_intact(trainer.ckpt_path)
         self._follow_averages(trainer, pl_module)
         network, saved = find_network(pl_module, self.module)[1], self._saved(checkpoint)
-        report = resume(checkpoint, saved, pl_module, network, self.pruner)
+        report = restore_run(checkpoint, saved, pl_module, network, self.pruner)
         if report is not None:
             self.report, self.pruner, self._closed = report, None, None
             self._end_lessons()
@@ -149,9 +149,11 @@ class Installation(Callback):
 
     def _load(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         name, network = find_network(pl_module, self.module)
-        closed = self._closed if self.report is not None and recall(network) is self.report else None
-        copies = averages(pl_module, name, network, trainer.callbacks)  # type: ignore[attr-defined]
-        load(checkpoint, self._saved(checkpoint), pl_module, network, copies, closed, str(trainer.ckpt_path))
+        closed = self._closed if self.report is not None and report_of(network) is self.report else None
+        copies = find_averages(pl_module, name, network, trainer.callbacks)  # type: ignore[attr-defined]
+        prepare_for_evaluation(
+            checkpoint, self._saved(checkpoint), pl_module, network, copies, closed, str(trainer.ckpt_path)
+        )
 
     def _saved(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """What a callback of this kind has left in a checkpoint."""
@@ -177,10 +179,10 @@ class Installation(Callback):
 
     def _follow_averages(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.pruner is not None:
-            follow_averages(trainer, pl_module, find_network(pl_module, self.module)[0], self.pruner.gates)
+            track_averages(trainer, pl_module, find_network(pl_module, self.module)[0], self.pruner.gates)
 
     def _give_up(self) -> None:
         """Take the gates away, as if nothing had been; not from a network that has been cut in part."""
-        if self.pruner is not None and not bool(self.pruner.gates.gone.any()):
+        if self.pruner is not None and not bool(self.pruner.gates.removed.any()):
             self.pruner.gates.withdraw()
             self.pruner = None

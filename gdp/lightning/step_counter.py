@@ -12,14 +12,14 @@ from gdp.errors import GDPError
 from gdp.pruning import Pruner
 
 
-def plan_of(trainer: Any) -> list[float]:
+def run_length(trainer: Any) -> list[float]:
     """What the length of a run depends on; infinity stands for no limit."""
     epochs = trainer.max_epochs if trainer.max_epochs > 0 else math.inf
     steps = trainer.max_steps if trainer.max_steps > 0 else math.inf
     return [epochs, steps, trainer.num_training_batches, trainer.accumulate_grad_batches]
 
 
-def place_of(trainer: Any) -> list[int]:
+def position(trainer: Any) -> list[int]:
     """Where a run is: steps of all optimizers, and batches."""
     return [trainer.global_step, trainer.fit_loop.epoch_loop.total_batch_idx + 1]
 
@@ -33,12 +33,12 @@ def steps_left(trainer: Any, done: int, began: list[int]) -> int:
     Raises:
         GDPError: the run has no end.
     """
-    epochs, steps, batches, _ = plan_of(trainer)
+    epochs, steps, batches, _ = run_length(trainer)
     by_steps = steps - trainer.global_step
     if trainer.lightning_module.automatic_optimization:
         left = min(by_steps, _steps_of_epochs(trainer) if math.isfinite(epochs * batches) else math.inf)
     else:
-        stepped, seen = place_of(trainer)
+        stepped, seen = position(trainer)
         per_batch = done / max(1, seen - began[1]) if done else 1.0
         per_step = done / max(1, stepped - began[0]) if done else 1.0
         left = min((epochs * batches - seen) * per_batch, by_steps * per_step)
@@ -62,7 +62,7 @@ def _steps_of_epochs(trainer: Any) -> int:
     return sum(math.ceil(batches / factor(trainer.current_epoch + i)) for i, batches in enumerate(left))
 
 
-class Clock:
+class StepCounter:
     """Tells a pruner of the steps of a Lightning run."""
 
     def __init__(self) -> None:
@@ -80,10 +80,10 @@ class Clock:
         """
         fresh, resumed_at, known = pruner.steps == 0, self._global_step, self._plan
         owed = self._trained or trainer.lightning_module.automatic_optimization
-        self._plan, self._global_step = plan_of(trainer), trainer.global_step
+        self._plan, self._global_step = run_length(trainer), trainer.global_step
         self._trained, self._loss, self._scale = False, None, gradient_scale(trainer)
         if fresh:
-            self._began = place_of(trainer)
+            self._began = position(trainer)
         if fresh or self._plan != known:
             pruner.total_steps = max(1, pruner.steps + steps_left(trainer, pruner.steps, self._began))
         late = not fresh and owed and resumed_at < self._global_step
@@ -91,12 +91,12 @@ class Clock:
             pruner.step()  # another callback has saved between the optimizer's step and the gates'
         return late
 
-    def see(self, loss: Tensor) -> None:
+    def add_loss(self, loss: Tensor) -> None:
         """The loss of a batch."""
         total = loss.detach().sum()
         self._loss = total if self._loss is None else self._loss + total
 
-    def watch(self, trainer: Any, optimizer: Optimizer, pruner: Pruner) -> None:
+    def before_optimizer_step(self, trainer: Any, optimizer: Optimizer, pruner: Pruner) -> None:
         """An optimizer is about to step."""
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if any(id(reader.weight) in trained for reader in pruner.gates.readers):

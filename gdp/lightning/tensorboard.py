@@ -7,7 +7,7 @@ from typing import Any
 from gdp.pruning import Pruner
 
 
-class Board:
+class TensorBoardWriter:
     """Writes the distribution of the gates' values, and what is left of every group, to loggers that take histograms.
 
     As often as `Trainer(log_every_n_steps=...)` says, at steps at which channels are chosen.
@@ -26,5 +26,5 @@ class Board:
         self._written = pruner.steps
         for board in filter(lambda board: hasattr(board, "add_histogram"), boards):
             board.add_histogram(f"{place}/gates", pruner.gates.values, trainer.global_step)
-            for group, opened in zip(pruner.graph.groups, pruner.opened.tolist(), strict=True):
+            for group, opened in zip(pruner.graph.groups, pruner.open_counts.tolist(), strict=True):
                 board.add_scalar(f"{place}/kept/{group.name}", opened / group.size, trainer.global_step)

@@ -37,7 +37,7 @@ def extend_once(module: nn.Module, extension: Callable[..., None]) -> Callable[[
     return restore
 
 
-def refuse_setup(trainer: Any) -> None:
+def check_setup(trainer: Any) -> None:
     """Say what does not work with gdp before anything has begun.
 
     Raises:
@@ -57,12 +57,12 @@ def refuse_setup(trainer: Any) -> None:
         )
 
 
-def lives_here(trainer: Any) -> bool:
+def trains_in_this_process(trainer: Any) -> bool:
     """Whether the network that is trained is the one the user holds; spawned and forked processes train a copy."""
     return getattr(trainer.strategy, "_start_method", "popen") == "popen"
 
 
-def refuse_lbfgs(trainer: Any) -> None:
+def check_no_lbfgs(trainer: Any) -> None:
     """Say that LBFGS does not go with gates.
 
     Raises:

@@ -1,22 +1,22 @@
 """Pruning methods: what says which channels matter, and how gates close."""
 
 from gdp.methods.annealed import Annealed, indicator
-from gdp.methods.base import Batches, GateFamily, Moment, anneal
-from gdp.methods.polar import Polar, move, sensitivity
-from gdp.methods.registry import Kind, family_of
+from gdp.methods.base import HeldOutSpec, PruningMethod, StepContext, anneal
+from gdp.methods.polar import Polar, polarize, sensitivity
+from gdp.methods.registry import MethodName, resolve_method
 from gdp.methods.schedule import Window
 
 __all__ = [
     "Annealed",
-    "Batches",
-    "GateFamily",
-    "Kind",
-    "Moment",
+    "HeldOutSpec",
+    "MethodName",
     "Polar",
+    "PruningMethod",
+    "StepContext",
     "Window",
     "anneal",
-    "family_of",
     "indicator",
-    "move",
+    "polarize",
+    "resolve_method",
     "sensitivity",
 ]

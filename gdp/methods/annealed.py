@@ -14,16 +14,19 @@ import torch
 from torch import Tensor
 
 from gdp.errors import GDPError
-from gdp.methods.base import CLOSED, Batches, GateFamily, Moment, State
-from gdp.methods.polar import MEMORY, sensitivity
+from gdp.methods.base import CLOSED_BELOW, HeldOutSpec, MethodState, PruningMethod, StepContext
+from gdp.methods.polar import EMA_DECAY, sensitivity
 from gdp.methods.schedule import Window
 
-TIE = 1e-3  # by how much of x it may change their order
-BETAS, TINY = (0.9, 0.999), 1e-8  # of Adam, which DARTS (arXiv 1806.09055), and so DAIS, learns indicators with
+TIE_BREAK = 1e-3  # by how much of x it may change their order
+ADAM_BETAS, ADAM_EPS = (
+    (0.9, 0.999),
+    1e-8,
+)  # of Adam, which DARTS (arXiv 1806.09055), and so DAIS, learns indicators with
 
 
 @dataclass(frozen=True)
-class Annealed(GateFamily):
+class Annealed(PruningMethod):
     """Indicators `sigmoid(alpha / T)`, T annealed; a channel is kept iff its indicator is above 1/2.
 
     The state x of a gate stands for `alpha = 2 x - 1`, in [-1, 1]; x > 1/2 is an indicator above 1/2.
@@ -67,51 +70,51 @@ class Annealed(GateFamily):
             )
 
     @property
-    def batches(self) -> Batches:
-        return Batches(self.held_out, self.every)
+    def held_out_spec(self) -> HeldOutSpec:
+        return HeldOutSpec(self.held_out, self.every)
 
     @property
     def temperatures(self) -> tuple[float, float]:
         return self.annealing
 
-    def value(self, raw: Tensor, temperature: float) -> Tensor:
-        return indicator(raw, temperature)
+    def value(self, gate_param: Tensor, temperature: float) -> Tensor:
+        return indicator(gate_param, temperature)
 
-    def begin(self, channels: int) -> State:
+    def init_state(self, channels: int) -> MethodState:
         names = ("mean", "square", "sensitivity")
         zeros = {name: torch.zeros(channels, dtype=torch.float32) for name in names}
         return zeros | {"learned": torch.zeros((), dtype=torch.float32)}
 
-    def see(self, state: State, gradient: Tensor) -> State:
-        return state | {"sensitivity": sensitivity(state["sensitivity"], gradient, MEMORY)}
+    def update(self, state: MethodState, gradient: Tensor) -> MethodState:
+        return state | {"sensitivity": sensitivity(state["sensitivity"], gradient, EMA_DECAY)}
 
-    def learn(self, state: State, gradient: Tensor, moment: Moment) -> tuple[State, Tensor]:
-        total = self.by_alpha(gradient, state, moment)
-        before = moment.gates.raw
+    def update_held_out(self, state: MethodState, gradient: Tensor, context: StepContext) -> tuple[MethodState, Tensor]:
+        total = self.alpha_gradient(gradient, state, context)
+        before = context.gates.gate_param
         fine = total.isfinite().all()
         total = torch.where(fine & (before > 0), total, 0.0)
         learned = state["learned"] + 1
-        mean = BETAS[0] * state["mean"] + (1 - BETAS[0]) * total
-        square = BETAS[1] * state["square"] + (1 - BETAS[1]) * total.square()
-        step = (mean / (1 - BETAS[0] ** learned)) / ((square / (1 - BETAS[1] ** learned)).sqrt() + TINY)
-        rate = self.pace * self.every / (moment.window.end - moment.window.start)
-        raw = (before - min(rate, 0.25) * step).clamp(TINY, 1.0)
+        mean = ADAM_BETAS[0] * state["mean"] + (1 - ADAM_BETAS[0]) * total
+        square = ADAM_BETAS[1] * state["square"] + (1 - ADAM_BETAS[1]) * total.square()
+        step = (mean / (1 - ADAM_BETAS[0] ** learned)) / ((square / (1 - ADAM_BETAS[1] ** learned)).sqrt() + ADAM_EPS)
+        rate = self.pace * self.every / (context.window.end - context.window.start)
+        raw = (before - min(rate, 0.25) * step).clamp(ADAM_EPS, 1.0)
         fresh = {"mean": mean, "square": square, "learned": learned}
         return (
             state | {name: torch.where(fine, tensor, state[name]) for name, tensor in fresh.items()},
             torch.where(fine & (before > 0), raw, before),
         )
 
-    def by_alpha(self, gradient: Tensor, state: State, moment: Moment) -> Tensor:
+    def alpha_gradient(self, gradient: Tensor, state: MethodState, context: StepContext) -> Tensor:
         """What every alpha descends: the derivative of loss and regularizers, less the pressure that is given back.
 
         With `d log I / d alpha = (1 - I) / T` it follows from `g dL/dg`, which is `I dL/dI` whatever the scale of g.
         """
-        temperature, raw = moment.gates.temperature, moment.gates.raw
+        temperature, raw = context.gates.temperature, context.gates.gate_param
         slope = torch.sigmoid((1 - 2 * raw) / temperature) / temperature
-        return slope * (gradient + self._regularizer(self.value(raw, temperature), state, moment))
+        return slope * (gradient + self._regularizer(self.value(raw, temperature), state, context))
 
-    def _regularizer(self, value: Tensor, state: State, moment: Moment) -> Tensor:
+    def _regularizer(self, value: Tensor, state: MethodState, context: StepContext) -> Tensor:
         """By the logarithm of every indicator: the derivative of the regularizers, less the pressure given back.
 
         The budget term is `log(E / B)` above the tolerance band, `-log(E / B)` below it and 0 within (equation 10, with
@@ -124,37 +127,37 @@ class Annealed(GateFamily):
         nothing where batch norm follows, so the loss gradients of a group cancel each other out: nothing but the budget
         term would move a group as a whole, most of all a residual stream, whose channels cost most.
         """
-        group_of, cost = moment.gates.group_of, moment.cost
+        group_of, cost = context.gates.group_of, context.cost
         opened = torch.zeros(len(cost.sizes), dtype=torch.float64).index_add_(0, group_of, value.double().cpu())
         expected = cost.expected(opened)
-        off = expected / (moment.allowed * cost.dense) - 1
+        off = expected / (context.allowed * cost.dense) - 1
         sign = 0.0 if abs(off) <= self.tolerance else (1.0 if off > 0 else -1.0)
         per_group = self.budget * sign / expected * cost.marginal(opened)
         pressure = per_group[group_of].to(value.device, torch.float32) * value
-        needed = torch.where(moment.gates.raw > 0, state["sensitivity"], 0.0)
+        needed = torch.where(context.gates.gate_param > 0, state["sensitivity"], 0.0)
         given_back = self.curvature * pressure.sum().clamp_min(0) * needed / needed.sum().clamp_min(1e-30)
         return pressure - given_back + self.lasso / len(value) * value
 
-    def worth(self, state: State, moment: Moment) -> Tensor:
+    def importance(self, state: MethodState, context: StepContext) -> Tensor:
         """By alpha alone, as its budget term has weighed the FLOPs already: the worth per FLOP is x.
 
         Keeping the first that fit moves the threshold of 1/2 by as much as the target asks for (own choice). Where
         indicators agree, as they do until they have learned, the squared gate gradient decides.
         """
-        small = TIE * state["sensitivity"] / state["sensitivity"].max().clamp_min(1e-30)
-        x = (moment.gates.raw + small).cpu().double()
-        return x * moment.cost.marginal(moment.gates.opened)[moment.gates.group_of]
+        small = TIE_BREAK * state["sensitivity"] / state["sensitivity"].max().clamp_min(1e-30)
+        x = (context.gates.gate_param + small).cpu().double()
+        return x * context.cost.marginal(context.gates.open_counts)[context.gates.group_of]
 
-    def moved(self, raw: Tensor, keep: Tensor, temperature: float, window: Window) -> Tensor:
+    def step(self, gate_param: Tensor, keep_mask: Tensor, temperature: float, window: Window) -> Tensor:
         """Held-out batches move these gates. Own choice: those that are as good as closed become exactly 0; and in the
         last quarter of the window, gates glide to the side on which they will end."""
         if temperature < self.temperature(0.75):
-            glide = torch.where(keep, 4.0, -4.0) / (window.end - window.start)
-            raw = torch.where(raw > 0, (raw + glide).clamp(TINY, 1.0), 0.0)
-        return torch.where(~keep & (indicator(raw, temperature) < CLOSED), 0.0, raw)
+            glide = torch.where(keep_mask, 4.0, -4.0) / (window.end - window.start)
+            gate_param = torch.where(gate_param > 0, (gate_param + glide).clamp(ADAM_EPS, 1.0), 0.0)
+        return torch.where(~keep_mask & (indicator(gate_param, temperature) < CLOSED_BELOW), 0.0, gate_param)
 
-    def settled(self, raw: Tensor, keep: Tensor, temperature: float) -> Tensor:
-        return torch.where(keep, raw.clamp_min((1 + temperature) / 2), 0.0)
+    def finalize(self, gate_param: Tensor, keep_mask: Tensor, temperature: float) -> Tensor:
+        return torch.where(keep_mask, gate_param.clamp_min((1 + temperature) / 2), 0.0)
 
 
 def indicator(x: Tensor, temperature: float) -> Tensor:

@@ -13,13 +13,13 @@ from gdp.gates import Gates
 from gdp.graph import FlopModel
 from gdp.methods.schedule import Schedule, Window
 
-State = dict[str, Tensor]  # what a family remembers between steps; it is part of checkpoints
+MethodState = dict[str, Tensor]  # what a family remembers between steps; it is part of checkpoints
 
-CLOSED = 0.01  # a gate below this value is as good as closed
+CLOSED_BELOW = 0.01  # a gate below this value is as good as closed
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepContext:
     """Where a run is when gates move.
 
     Attributes:
@@ -34,10 +34,10 @@ class Moment:
     cost: FlopModel
     allowed: float
     window: Window
-    keep: Tensor | None
+    keep_mask: Tensor | None
 
 
-class Batches(NamedTuple):
+class HeldOutSpec(NamedTuple):
     """Batches that the weights are not trained on.
 
     Attributes:
@@ -50,7 +50,7 @@ class Batches(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GateFamily(Schedule, ABC):
+class PruningMethod(Schedule, ABC):
     """A kind of gates: their values, what they remember of the gradients, and how they move.
 
     All methods are functions of tensors of shape (channels of all groups,) and change nothing in place.
@@ -58,7 +58,7 @@ class GateFamily(Schedule, ABC):
     """
 
     @property
-    def batches(self) -> Batches | None:
+    def held_out_spec(self) -> HeldOutSpec | None:
         """The held-out batches that `learn` is to be told of, if any."""
         return None
 
@@ -68,32 +68,32 @@ class GateFamily(Schedule, ABC):
         """The first and the last temperature; in between it is annealed by `temperature`."""
 
     @abstractmethod
-    def value(self, raw: Tensor, temperature: float) -> Tensor:
+    def value(self, gate_param: Tensor, temperature: float) -> Tensor:
         """What channels are multiplied with: exactly 0 for x = 0, exactly 1 for x = 1, rising in between."""
 
     @abstractmethod
-    def worth(self, state: State, moment: Moment) -> Tensor:
+    def importance(self, state: MethodState, context: StepContext) -> Tensor:
         """What the loss would suffer without each channel, not negative; channels are kept by worth per FLOP."""
 
     @abstractmethod
-    def moved(self, raw: Tensor, keep: Tensor, temperature: float, window: Window) -> Tensor:
+    def step(self, gate_param: Tensor, keep_mask: Tensor, temperature: float, window: Window) -> Tensor:
         """The x of every gate after one more step; those of channels that are not kept may become 0, and stay it."""
 
     @abstractmethod
-    def settled(self, raw: Tensor, keep: Tensor, temperature: float) -> Tensor:
+    def finalize(self, gate_param: Tensor, keep_mask: Tensor, temperature: float) -> Tensor:
         """The x of every gate at the end of the window: 0, or with a value above 1/2."""
 
-    def begin(self, channels: int) -> State:
+    def init_state(self, channels: int) -> MethodState:
         """What is remembered before the first step."""
-        return {"worth": torch.zeros(channels, dtype=torch.float32)}
+        return {"importance": torch.zeros(channels, dtype=torch.float32)}
 
-    def see(self, state: State, gradient: Tensor) -> State:
+    def update(self, state: MethodState, gradient: Tensor) -> MethodState:
         """What is remembered after a training batch, whose `g_c * dL/dg_c` are given."""
         return state
 
-    def learn(self, state: State, gradient: Tensor, moment: Moment) -> tuple[State, Tensor]:
+    def update_held_out(self, state: MethodState, gradient: Tensor, context: StepContext) -> tuple[MethodState, Tensor]:
         """What is remembered after a held-out batch, whose `g_c * dL/dg_c` are given, and the x of every gate."""
-        return state, moment.gates.raw
+        return state, context.gates.gate_param
 
     def temperature(self, progress: float) -> float:
         """The temperature at `progress` in [0, 1] of the window: geometric from first to last."""

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from gdp.errors import GDPError
-from gdp.gates import polar
-from gdp.methods.base import CLOSED, GateFamily, Moment, State
+from gdp.gates import polar_gate
+from gdp.methods.base import CLOSED_BELOW, MethodState, PruningMethod, StepContext
 from gdp.methods.schedule import Window
 
-MEMORY = 0.95  # weight of the past in the running mean of squared gate gradients
-SHUT = 1e-3  # x falls by this factor in one glide: with the last eps, to about that value of the gate
+EMA_DECAY = 0.95  # weight of the past in the running mean of squared gate gradients
+CLOSING_RATIO = 1e-3  # x falls by this factor in one glide: with the last eps, to about that value of the gate
 
 
 @dataclass(frozen=True)
-class Polar(GateFamily):
+class Polar(PruningMethod):
     """Gates `x^2 / (x^2 + eps)`; what is worth too little for its FLOPs glides to exactly 0, or comes back before.
 
     Attributes:
@@ -26,7 +26,7 @@ class Polar(GateFamily):
     """
 
     eps: tuple[float, float] = (0.1, 1e-4)
-    memory: float = MEMORY
+    memory: float = EMA_DECAY
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,20 +39,20 @@ class Polar(GateFamily):
     def temperatures(self) -> tuple[float, float]:
         return self.eps
 
-    def value(self, raw: Tensor, temperature: float) -> Tensor:
-        return polar(raw, temperature)
+    def value(self, gate_param: Tensor, temperature: float) -> Tensor:
+        return polar_gate(gate_param, temperature)
 
-    def see(self, state: State, gradient: Tensor) -> State:
-        return {"worth": sensitivity(state["worth"], gradient, self.memory)}
+    def update(self, state: MethodState, gradient: Tensor) -> MethodState:
+        return {"importance": sensitivity(state["importance"], gradient, self.memory)}
 
-    def worth(self, state: State, moment: Moment) -> Tensor:
-        return state["worth"]
+    def importance(self, state: MethodState, context: StepContext) -> Tensor:
+        return state["importance"]
 
-    def moved(self, raw: Tensor, keep: Tensor, temperature: float, window: Window) -> Tensor:
-        return move(raw, keep, temperature, SHUT ** (1 / window.glide), CLOSED)
+    def step(self, gate_param: Tensor, keep_mask: Tensor, temperature: float, window: Window) -> Tensor:
+        return polarize(gate_param, keep_mask, temperature, CLOSING_RATIO ** (1 / window.closing), CLOSED_BELOW)
 
-    def settled(self, raw: Tensor, keep: Tensor, temperature: float) -> Tensor:
-        return torch.where(keep, raw.clamp_min((2 * temperature) ** 0.5), 0.0)
+    def finalize(self, gate_param: Tensor, keep_mask: Tensor, temperature: float) -> Tensor:
+        return torch.where(keep_mask, gate_param.clamp_min((2 * temperature) ** 0.5), 0.0)
 
 
 def sensitivity(past: Tensor, gradient: Tensor, memory: float) -> Tensor:
@@ -64,7 +64,7 @@ def sensitivity(past: Tensor, gradient: Tensor, memory: float) -> Tensor:
     return torch.where(gradient.isfinite().all(), memory * past + (1 - memory) * gradient.square(), past)
 
 
-def move(raw: Tensor, keep: Tensor, eps: float, factor: float, closed_below: float) -> Tensor:
+def polarize(gate_param: Tensor, keep_mask: Tensor, eps: float, factor: float, closed_below: float) -> Tensor:
     """One polarization step: gates that should go shrink, gates that should stay grow back to 1.
 
     The step is a sign step in log x on `lambda * cost - worth`, projected on x <= 1; near 0 it is the exponential decay
@@ -78,5 +78,5 @@ def move(raw: Tensor, keep: Tensor, eps: float, factor: float, closed_below: flo
         factor: what x shrinks by per step, below 1.
         closed_below: value of a gate that is as good as closed.
     """
-    moved = torch.where(keep, raw / factor, raw * factor).clamp_max(1.0)
-    return torch.where(~keep & (polar(moved, eps) < closed_below), 0.0, moved)
+    moved = torch.where(keep_mask, gate_param / factor, gate_param * factor).clamp_max(1.0)
+    return torch.where(~keep_mask & (polar_gate(moved, eps) < closed_below), 0.0, moved)

@@ -6,24 +6,24 @@ from typing import Literal
 
 from gdp.errors import GDPError
 from gdp.methods.annealed import Annealed
-from gdp.methods.base import GateFamily
+from gdp.methods.base import PruningMethod
 from gdp.methods.polar import Polar
 
-Kind = Literal["polar", "annealed"]
-KINDS: dict[str, type[GateFamily]] = {"polar": Polar, "annealed": Annealed}
+MethodName = Literal["polar", "annealed"]
+METHODS: dict[str, type[PruningMethod]] = {"polar": Polar, "annealed": Annealed}
 
 
-def family_of(gate: Kind | GateFamily) -> GateFamily:
+def resolve_method(method: MethodName | PruningMethod) -> PruningMethod:
     """The family of that name, or the one that was given.
 
     Raises:
         GDPError: it is neither.
     """
-    if isinstance(gate, GateFamily):
-        return gate
-    if not isinstance(gate, str) or gate not in KINDS:
+    if isinstance(method, PruningMethod):
+        return method
+    if not isinstance(method, str) or method not in METHODS:
         raise GDPError(
-            f"Expected `gate` to be {' or '.join(map(repr, KINDS))}, or gdp.Polar(...), gdp.Annealed(...) or another "
-            f"gdp.GateFamily, but got {gate!r}."
+            f"Expected `gate` to be {' or '.join(map(repr, METHODS))}, or gdp.Polar(...), gdp.Annealed(...) or another "
+            f"gdp.GateFamily, but got {method!r}."
         )
-    return KINDS[gate]()
+    return METHODS[method]()

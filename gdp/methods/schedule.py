@@ -20,18 +20,22 @@ class Window(NamedTuple):
     """
 
     start: int
-    fixed: int
+    last_selection: int
     end: int
-    glide: int
-    every: int
+    closing: int
+    selection_interval: int
 
     def progress(self, step: int) -> float:
         """How much of the way to the target should have been gone, in [0, 1]."""
-        return min(1.0, max(0.0, (step - self.start + 1) / (self.fixed - self.start + 1)))
+        return min(1.0, max(0.0, (step - self.start + 1) / (self.last_selection - self.start + 1)))
 
-    def latest_look(self, step: int) -> int:
+    def last_due_step(self, step: int) -> int:
         """The last step up to `step` at which channels were to be chosen, or the temperature to be annealed."""
-        looks = (self.start + (step - self.start) // self.every * self.every, self.fixed, self.end)
+        looks = (
+            self.start + (step - self.start) // self.selection_interval * self.selection_interval,
+            self.last_selection,
+            self.end,
+        )
         return max(look for look in looks if look <= step)
 
 
@@ -50,8 +54,8 @@ class Schedule:
 
     start: float = 0.1
     end: float = 0.6
-    glide: int = 50
-    watch: int = 2
+    closing: int = 50
+    gradient_interval: int = 2
     cost: Literal["flops", "latency"] = "flops"
 
     def __post_init__(self) -> None:
@@ -59,8 +63,10 @@ class Schedule:
             raise GDPError(f"Expected 0 <= start < end <= 1 in the schedule, but got {self.start} and {self.end}.")
         if self.cost not in ("flops", "latency"):
             raise GDPError(f"Expected cost to be 'flops' or 'latency', but got {self.cost!r}.")
-        if self.glide < 1 or self.watch < 1:
-            raise GDPError(f"Expected glide and watch of at least 1 step, but got {self.glide} and {self.watch}.")
+        if self.closing < 1 or self.gradient_interval < 1:
+            raise GDPError(
+                f"Expected glide and watch of at least 1 step, but got {self.closing} and {self.gradient_interval}."
+            )
 
     def window(self, total_steps: int, opens: int = 0) -> Window:
         """The window in a run of so many optimizer steps; where it opens late, half of what is left belongs to it."""
@@ -68,5 +74,5 @@ class Schedule:
         if opens > start:
             start, end = opens, max(end, opens + (total_steps - opens) // 2)
         end = max(start + 1, end)
-        glide = max(1, min(self.glide, (end - start) // 4))
-        return Window(start, end - glide, end, glide, max(1, self.glide // 10))
+        glide = max(1, min(self.closing, (end - start) // 4))
+        return Window(start, end - glide, end, glide, max(1, self.closing // 10))

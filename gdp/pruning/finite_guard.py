@@ -7,32 +7,32 @@ import warnings
 import torch
 from torch import Tensor
 
-from gdp.utils import in_all
+from gdp.utils import all_ranks
 
 
-class Vigil:
+class FiniteGuard:
     """Watches over the steps of a run; reads no number from the device before it warns."""
 
     def __init__(self) -> None:
         self._sound: Tensor | None = None  # of the current step, as far as it was seen
         self._first: Tensor | None = None  # the first step since the last warning that was not sound; 0 if none
 
-    def see(self, values: Tensor) -> None:
+    def update(self, values: Tensor) -> None:
         """Note whether all of these values are finite."""
         sound = values.detach().isfinite().all()
         self._sound = sound if self._sound is None else self._sound & sound
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """The current step does not matter."""
         self._sound = None
 
-    def verdict(self, step: int, device: torch.device, expected: bool) -> Tensor:
+    def compute(self, step: int, device: torch.device, expected: bool) -> Tensor:
         """Whether this step, which ends now, was sound in all processes; one bool on `device`.
 
         If it was not, and that was not `expected`, the next `warn` says so.
         """
         seen = torch.ones((), dtype=torch.bool) if self._sound is None else self._sound
-        self._sound, sound = None, in_all(seen.to(device))
+        self._sound, sound = None, all_ranks(seen.to(device))
         if expected:
             return torch.zeros_like(sound)
         first = torch.zeros_like(sound, dtype=torch.long) if self._first is None else self._first

@@ -13,13 +13,13 @@ from torch.optim import Optimizer
 from gdp.errors import GDPError
 from gdp.gates import gate_gradients, held_out_gradients, insert_gates
 from gdp.graph import ChannelGraph, FlopModel
-from gdp.methods import GateFamily, Moment, Polar, Window
-from gdp.pruning.finite_guard import Vigil
-from gdp.pruning.resume_check import refuse_other_run, restore, saved
+from gdp.methods import Polar, PruningMethod, StepContext, Window
+from gdp.pruning.finite_guard import FiniteGuard
+from gdp.pruning.resume_check import check_same_run, restore, saved
 from gdp.report import History
-from gdp.selection import Widths, allowance, check_reachable, check_target, choose
+from gdp.selection import WidthConstraints, allowed_fraction, check_reachable, check_target, select_for_schedule
 from gdp.surgery import Undo, shrink
-from gdp.utils import as_on_rank_zero
+from gdp.utils import broadcast_from_rank_zero
 
 DENSE = 2.0  # a fraction of the FLOPs that allows everything
 
@@ -64,52 +64,57 @@ class Pruner:
         graph: ChannelGraph,
         target_flops: float,
         total_steps: int = 0,
-        gate: GateFamily | None = None,
-        widths: Widths | None = None,
+        method: PruningMethod | None = None,
+        constraints: WidthConstraints | None = None,
         cost: FlopModel | None = None,
     ) -> None:
         check_target(target_flops)
-        self.widths = widths or Widths.of(graph)
+        self.constraints = constraints or WidthConstraints.of(graph)
         self.cost = cost or graph.flops
-        check_reachable(replace(graph, flops=self.cost), target_flops, self.widths)
+        check_reachable(replace(graph, flops=self.cost), target_flops, self.constraints)
         self.graph = graph
         self.target_flops = target_flops
         self.total_steps = total_steps
-        self.family = gate or Polar()
-        self.gates = insert_gates(model, graph, self.family.value, self.family.temperatures[0])
+        self.method = method or Polar()
+        self.gates = insert_gates(model, graph, self.method.value, self.method.temperatures[0])
         self._untrained = [r.weight for r in self.gates.readers if not r.weight.requires_grad]
-        self._vigil = Vigil()
-        self._begin()
+        self._finite_guard = FiniteGuard()
+        self._reset()
 
-    def _begin(self) -> None:
-        self.state, self.gates.history = self.family.begin(len(self.gates.raw)), History()
-        self.opened = self.gates.opened
-        self.steps, self.done, self.multiplier = 0, False, 0.0
-        self.keep: Tensor | None = None
-        self.looked, self.chosen_for, self.opens, self.watched = 0, DENSE, 0, -1
+    def _reset(self) -> None:
+        self.method_state, self.gates.history = self.method.init_state(len(self.gates.gate_param)), History()
+        self.open_counts = self.gates.open_counts
+        self.steps, self.done, self.lagrange_multiplier = 0, False, 0.0
+        self.keep_mask: Tensor | None = None
+        self.last_selection_step, self.selected_fraction, self.window_opens_at, self.last_gradient_step = (
+            0,
+            DENSE,
+            0,
+            -1,
+        )
 
     @property
     def window(self) -> Window:
         """The steps at which the window begins and ends."""
-        return self.family.window(self.total_steps, self.opens)
+        return self.method.window(self.total_steps, self.window_opens_at)
 
     @property
     def remaining(self) -> float:
         """Fraction of the dense FLOPs (or time) that the channels in `opened` cost."""
-        return self.cost.count(self.opened) / self.cost.dense
+        return self.cost.count(self.open_counts) / self.cost.dense
 
     @property
     def allowed(self) -> float:
         """Fraction of the dense FLOPs (or time) that the schedule allows now."""
-        return allowance(self.window.progress(self.steps), self.target_flops)
+        return allowed_fraction(self.window.progress(self.steps), self.target_flops)
 
     def progress(self) -> dict[str, float]:
         """What is worth logging at every step."""
         return {
             "flops": self.remaining,
             "allowed": self.allowed,
-            "open_channels": float(self.opened.sum()),
-            "lambda": self.multiplier,
+            "open_channels": float(self.open_counts.sum()),
+            "lambda": self.lagrange_multiplier,
         }
 
     @torch.no_grad()
@@ -123,26 +128,26 @@ class Pruner:
         if self.done:
             return
         if loss is not None:
-            self._vigil.see(loss)
-        if self.watched == self.steps or self.steps % self.family.watch:
+            self._finite_guard.update(loss)
+        if self.last_gradient_step == self.steps or self.steps % self.method.gradient_interval:
             return
         gradient = gate_gradients(self.gates)
         if gradient is None:
             return
-        self.watched = self.steps
-        self._vigil.see(gradient)
+        self.last_gradient_step = self.steps
+        self._finite_guard.update(gradient)
         self.to(gradient.device)
-        self.state = self.family.see(self.state, gradient / scale)
+        self.method_state = self.method.update(self.method_state, gradient / scale)
 
     @property
     def wants_held_out(self) -> bool:
         """Whether the gates are to learn from a batch that is held out now, after this step."""
-        window, batches = self.window, self.family.batches
-        inside = window.start <= self.steps < window.end and self.keep is not None and not self.done
+        window, batches = self.window, self.method.held_out_spec
+        inside = window.start <= self.steps < window.end and self.keep_mask is not None and not self.done
         return batches is not None and inside and self.steps % batches.every == 0
 
     @torch.no_grad()
-    def learn(self, loss: Tensor, reduce: Callable[[Tensor], Tensor] = lambda gradient: gradient) -> None:
+    def update_held_out(self, loss: Tensor, reduce: Callable[[Tensor], Tensor] = lambda gradient: gradient) -> None:
         """Let the gates learn from a batch that the weights are not trained on.
 
         Args:
@@ -155,18 +160,18 @@ class Pruner:
         gradient = held_out_gradients(self.gates, loss)
         if gradient is not None:
             self.to(gradient.device)
-            self.state, raw = self.family.learn(self.state, reduce(gradient), self.moment)
-            self.gates.raw = as_on_rank_zero(raw)
+            self.method_state, raw = self.method.update_held_out(self.method_state, reduce(gradient), self.context)
+            self.gates.gate_param = broadcast_from_rank_zero(raw)
             self.gates.sync()
 
     @property
-    def moment(self) -> Moment:
-        return Moment(self.gates, self.cost, self.allowed, self.window, self.keep)
+    def context(self) -> StepContext:
+        return StepContext(self.gates, self.cost, self.allowed, self.window, self.keep_mask)
 
     def to(self, device: torch.device) -> None:
         """Bring what is remembered to where the weights are."""
-        self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
-        self.keep = None if self.keep is None else self.keep.to(device)
+        self.method_state = {name: tensor.to(device) for name, tensor in self.method_state.items()}
+        self.keep_mask = None if self.keep_mask is None else self.keep_mask.to(device)
 
     @torch.no_grad()
     def step(self, skipped: bool = False) -> None:
@@ -183,49 +188,51 @@ class Pruner:
         self.steps += 1
         if self._untrained:  # nothing is known about channels that only frozen weights read: the window opens later
             self._untrained = [weight for weight in self._untrained if not weight.requires_grad]
-            self.opens = self.steps + 1 + min(self.family.glide, self.total_steps // 20)
+            self.window_opens_at = self.steps + 1 + min(self.method.closing, self.total_steps // 20)
         window = self.window
         if self.done or self.steps < window.start:
-            self._vigil.forget()
+            self._finite_guard.reset()
             return
-        sound = self._vigil.verdict(self.steps, self.gates.raw.device, skipped)
-        if self.looked < window.latest_look(self.steps) or self.steps >= window.end:
+        sound = self._finite_guard.compute(self.steps, self.gates.gate_param.device, skipped)
+        if self.last_selection_step < window.last_due_step(self.steps) or self.steps >= window.end:
             if bool(sound):
-                self._look(window)
-            self._vigil.warn()
+                self._select_and_anneal(window)
+            self._finite_guard.warn()
         elif not skipped:
-            self.gates.raw = torch.where(sound, self._moved(window), self.gates.raw)
+            self.gates.gate_param = torch.where(sound, self._stepped(window), self.gates.gate_param)
             self.gates.sync()
 
-    def _look(self, window: Window) -> None:
+    def _select_and_anneal(self, window: Window) -> None:
         """Choose channels, anneal the temperature and move; when the window ends, settle."""
         allowed = self.allowed
-        if self.chosen_for > allowed:
+        if self.selected_fraction > allowed:
             self._select(allowed)
-        self.looked = self.steps
+        self.last_selection_step = self.steps
         if self.steps >= window.end:
-            self._settle()
+            self._finalize()
         else:
             progress = (self.steps - window.start) / (window.end - window.start)
-            self.gates.temperature = self.family.temperature(progress)
-            self.gates.raw = self._moved(window)
+            self.gates.temperature = self.method.temperature(progress)
+            self.gates.gate_param = self._stepped(window)
             self.gates.sync()
         self._record()
 
     def _record(self) -> None:
         gates = self.gates
-        gates.history.record(self.steps, self.remaining, self.allowed, self.multiplier, gates.values, self.opened)
+        gates.history.record(
+            self.steps, self.remaining, self.allowed, self.lagrange_multiplier, gates.values, self.open_counts
+        )
 
-    def _moved(self, window: Window) -> Tensor:
-        assert self.keep is not None
-        return self.family.moved(self.gates.raw, self.keep, self.gates.temperature, window)
+    def _stepped(self, window: Window) -> Tensor:
+        assert self.keep_mask is not None
+        return self.method.step(self.gates.gate_param, self.keep_mask, self.gates.temperature, window)
 
     @torch.no_grad()
     def finish(self) -> None:
         """Training is over: if it ended inside the window, close at once what the target asks for."""
         if not self.done:
             self._select(self.target_flops)
-            self._settle()
+            self._finalize()
             self._record()
 
     def shrink(self, optimizers: Iterable[Optimizer] = ()) -> Undo | None:
@@ -241,27 +248,27 @@ class Pruner:
 
     def _select(self, fraction: float) -> None:
         """Choose what fits into this fraction of the FLOPs now, keeping open a way to meet the target exactly later."""
-        worth = self.family.worth(self.state, self.moment).cpu()
-        group_of, alive = self.gates.group_of, self.gates.raw.cpu() > 0
-        chosen = choose(worth, group_of, alive, self.cost, self.widths, self.target_flops, fraction)
-        self.chosen_for = fraction
-        self.keep = as_on_rank_zero(chosen.keep.to(self.gates.raw.device))
-        self.multiplier = chosen.multiplier * self.cost.dense / max(float(worth[alive].sum()), 1e-30)
-        self.opened = self.gates.opened
+        worth = self.method.importance(self.method_state, self.context).cpu()
+        group_of, alive = self.gates.group_of, self.gates.gate_param.cpu() > 0
+        chosen = select_for_schedule(worth, group_of, alive, self.cost, self.constraints, self.target_flops, fraction)
+        self.selected_fraction = fraction
+        self.keep_mask = broadcast_from_rank_zero(chosen.keep_mask.to(self.gates.gate_param.device))
+        self.lagrange_multiplier = chosen.lagrange_multiplier * self.cost.dense / max(float(worth[alive].sum()), 1e-30)
+        self.open_counts = self.gates.open_counts
 
-    def _settle(self) -> None:
-        assert self.keep is not None
-        self.gates.temperature = self.family.temperatures[1]
-        self.gates.raw = self.family.settled(self.gates.raw, self.keep, self.gates.temperature)
+    def _finalize(self) -> None:
+        assert self.keep_mask is not None
+        self.gates.temperature = self.method.temperatures[1]
+        self.gates.gate_param = self.method.finalize(self.gates.gate_param, self.keep_mask, self.gates.temperature)
         self.gates.sync()
-        self.opened = self.gates.opened
+        self.open_counts = self.gates.open_counts
         self.done = True
 
     def restart(self) -> None:
         """Begin a run anew on a network that an interrupted one has cut in part; what is open opens fully."""
-        self.gates.raw = torch.where(self.gates.raw > 0, 1.0, 0.0)
-        self.gates.temperature = self.family.temperatures[0]
-        self._begin()
+        self.gates.gate_param = torch.where(self.gates.gate_param > 0, 1.0, 0.0)
+        self.gates.temperature = self.method.temperatures[0]
+        self._reset()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs: tensors, numbers and bools."""
@@ -275,7 +282,7 @@ class Pruner:
         Raises:
             GDPError: it was taken with another network, other frozen parts or another target.
         """
-        refuse_other_run(state, self.state_dict())
+        check_same_run(state, self.state_dict())
         restore(self, state)
 
     def resume(self) -> None:
@@ -285,7 +292,7 @@ class Pruner:
         """
         device = self.gates.readers[0].weight.device
         self.gates.to(device)
-        self.gates.keep_float32()
+        self.gates.to_float32()
         self.to(device)
-        if bool((self.gates.raw < 1).any()):
+        if bool((self.gates.gate_param < 1).any()):
             self.gates.sync()

@@ -9,7 +9,7 @@ import torch
 
 from gdp.errors import GDPError
 from gdp.report import History
-from gdp.surgery import cut_to
+from gdp.surgery import cut_channels
 from gdp.utils import Difference
 
 if TYPE_CHECKING:
@@ -23,15 +23,15 @@ def saved(pruner: Pruner) -> dict[str, Any]:
     gates = pruner.gates
     return {
         "target_flops": pruner.target_flops,
-        "family": type(pruner.family).__name__,
-        "raw": gates.raw,
+        "family": type(pruner.method).__name__,
+        "raw": gates.gate_param,
         "temperature": gates.temperature,
-        "remembered": pruner.state,
+        "remembered": pruner.method_state,
         "history": gates.history.to_dict(),
-        "gone": gates.gone,
+        "gone": gates.removed,
         "difference": [gates.difference.absolute, gates.difference.relative],
         "cost": pruner.cost.coef,
-        "allowed": pruner.chosen_for,
+        "allowed": pruner.selected_fraction,
         **{name: getattr(pruner, name) for name in PLACE},
     }
 
@@ -39,21 +39,21 @@ def saved(pruner: Pruner) -> dict[str, Any]:
 def restore(pruner: Pruner, state: dict[str, Any]) -> None:
     """Continue from what was saved; what was cut by then is cut now."""
     gates, gone = pruner.gates, state["gone"].cpu()
-    if not torch.equal(gone, gates.gone):
-        cut_to(gates, gone)
+    if not torch.equal(gone, gates.removed):
+        cut_channels(gates, gone)
     if pruner.cost is not pruner.graph.flops:  # times would be others if they were measured again
         pruner.cost = replace(pruner.cost, coef=state["cost"].cpu())
     for name in PLACE:
         setattr(pruner, name, state[name])
-    pruner.chosen_for, pruner.opened = state["allowed"], pruner.opened.cpu()
-    device = gates.raw.device
-    gates.raw, gates.temperature = state["raw"].to(device), state["temperature"]
+    pruner.selected_fraction, pruner.open_counts = state["allowed"], pruner.open_counts.cpu()
+    device = gates.gate_param.device
+    gates.gate_param, gates.temperature = state["raw"].to(device), state["temperature"]
     gates.difference, gates.history = Difference(*state["difference"]), History.from_dict(state["history"])
-    pruner.state = dict(state["remembered"])
+    pruner.method_state = dict(state["remembered"])
     pruner.to(device)
 
 
-def refuse_other_run(state: dict[str, Any], own: dict[str, Any]) -> None:
+def check_same_run(state: dict[str, Any], own: dict[str, Any]) -> None:
     """Refuse what another kind of run has left.
 
     Args:

@@ -1,7 +1,7 @@
 """The record of a pruning: its history, its tables and its picture."""
 
 from gdp.report.history import BINS, LIMIT, History
-from gdp.report.registry import recall, remember
+from gdp.report.registry import register_report, report_of
 from gdp.report.report import Report
 
-__all__ = ["BINS", "LIMIT", "History", "Report", "recall", "remember"]
+__all__ = ["BINS", "LIMIT", "History", "Report", "register_report", "report_of"]

@@ -46,7 +46,7 @@ def plot(history: History, groups: tuple[tuple[str, int, int], ...], target: flo
     flops.axhline(target, color="tab:red", linewidth=0.8, label=f"at the end: {target:.3f}")
     flops.set(ylabel="FLOPs (or time) / dense", ylim=(0, 1.05))
     flops.legend()
-    price.plot(steps, history.multiplier, color="tab:green")
+    price.plot(steps, history.lagrange_multiplier, color="tab:green")
     price.set(ylabel="lambda", xlabel="optimizer step")
     _draw_groups(bottom, history, groups, edges)
     try:
@@ -57,7 +57,7 @@ def plot(history: History, groups: tuple[tuple[str, int, int], ...], target: flo
 
 def _draw_groups(figure: Any, history: History, groups: tuple[tuple[str, int, int], ...], edges: list[int]) -> None:
     totals = torch.tensor([total for _, _, total in groups])
-    share = (torch.tensor(history.opened) / totals).T
+    share = (torch.tensor(history.open_counts) / totals).T
     axes = figure.subplots()
     shown = axes.pcolormesh(edges, list(range(len(groups) + 1)), share.tolist(), vmin=0, vmax=1, cmap="viridis")
     figure.colorbar(shown, ax=axes, label="open channels / all")

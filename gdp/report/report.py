@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gdp.errors import GDPError
-from gdp.graph import Frozen, Plan
+from gdp.graph import CutPlan, Frozen
 from gdp.report.history import History
 from gdp.report.plot import plot
 from gdp.utils import AnyPath, plain_name
@@ -44,9 +44,9 @@ class Report:
     frozen: tuple[Frozen, ...]
     max_abs: float
     max_rel: float
-    plan: Plan
+    plan: CutPlan
     blocks: tuple[str, ...] = ()
-    trial: bool = False
+    dry_run: bool = False
     history: History = field(default_factory=History)
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class Report:
         }
 
     @classmethod
-    def from_dict(cls, data: Any, plan: Plan) -> Report:
+    def from_dict(cls, data: Any, plan: CutPlan) -> Report:
         """Read back what `to_dict` wrote.
 
         Raises:
@@ -107,7 +107,7 @@ class Report:
         return cls(**numbers, groups=groups, frozen=frozen, plan=plan, blocks=blocks, history=history)
 
     def __str__(self) -> str:
-        title = "gdp: the smallest network (trial; nothing was changed)" if self.trial else "gdp: what is left"
+        title = "gdp: the smallest network (trial; nothing was changed)" if self.dry_run else "gdp: what is left"
         sizes = Table("", "dense", "pruned", "remains", title=title)
         for label, before, after in (
             ("FLOPs (fvcore, multiply-adds)", self.flops_before, self.flops_after),

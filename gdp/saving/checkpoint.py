@@ -11,33 +11,33 @@ from torch import nn
 
 from gdp.errors import GDPError
 from gdp.gates import Gates, gated_weight
-from gdp.graph import Plan
+from gdp.graph import CutPlan
 from gdp.lightning import Copy
 from gdp.pruning import Pruner
-from gdp.report import Report, recall, remember
+from gdp.report import Report, register_report, report_of
 from gdp.saving.pruned_file import check_fit
-from gdp.surgery import Undo, cut, planned
-from gdp.utils import SUFFIX, AnyPath, module_of, plain_state, read, state_for, tensors_of
+from gdp.surgery import Undo, cut, plan_for
+from gdp.utils import GATE_SUFFIX, AnyPath, get_module, named_tensors, plain_state_dict, read_checked, state_dict_for
 
 State = dict[str, Any]
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def snapshot(module: nn.Module, name: str, gates: Gates) -> State:
+def gated_state(module: nn.Module, name: str, gates: Gates) -> State:
     """What a checkpoint has to say beside the weights of a gated network, `name` in the training module.
 
     "gone" is the plan by which it was cut so far, "closed" the plan by which it would be cut now.
     """
-    gone = Plan.of(gates.graph, gates.indices(gates.gone))
-    closed = planned(gates, gates.raw.cpu() == 0)
+    gone = CutPlan.of(gates.graph, gates.indices(gates.removed))
+    closed = plan_for(gates, gates.gate_param.cpu() == 0)
     copies = _copies(module, gates)
     plans = {"gone": gone, "closed": closed}
-    return {"network": name} | {key: _everywhere(plan, name, copies).to_dict() for key, plan in plans.items()}
+    return {"network": name} | {key: _with_copies(plan, name, copies).to_dict() for key, plan in plans.items()}
 
 
-def pruned(module: nn.Module, name: str, report: Report, gates: Gates) -> State:
+def pruned_state(module: nn.Module, name: str, report: Report, gates: Gates) -> State:
     """What a checkpoint has to say beside the weights of a network that is cut for good."""
-    gone = _everywhere(report.plan, name, _copies(module, gates))
+    gone = _with_copies(report.plan, name, _copies(module, gates))
     return {"network": name, "gone": gone.to_dict(), "plan": report.plan.to_dict(), "report": report.to_dict()}
 
 
@@ -47,12 +47,12 @@ def _copies(module: nn.Module, gates: Gates) -> list[tuple[str, str]]:
     return [(part, inside[id(copy)]) for part, copy in gates.copies if id(copy) in inside]
 
 
-def _everywhere(plan: Plan, name: str, copies: list[tuple[str, str]]) -> Plan:
+def _with_copies(plan: CutPlan, name: str, copies: list[tuple[str, str]]) -> CutPlan:
     """The plan for the training module, copies of the network in it included."""
-    whole = plan.under(name)
+    whole = plan.with_prefix(name)
     for part, where in copies:
-        copy = plan.part(part).under(where)
-        whole = Plan(whole.shapes | copy.shapes, whole.keep | copy.keep, whole.blocks)
+        copy = plan.for_submodule(part).with_prefix(where)
+        whole = CutPlan(whole.shapes | copy.shapes, whole.keep | copy.keep, whole.blocks)
     return whole
 
 
@@ -70,7 +70,7 @@ def load_checkpoint(model: Module, path: AnyPath) -> Module:
         GDPError: the file is damaged, holds other objects, was written without `GDPCallback`, or belongs to another
             model; the model is left as it was.
     """
-    checkpoint = read(path, "a checkpoint of tensors and plain containers")
+    checkpoint = read_checked(path, "a checkpoint of tensors and plain containers")
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise GDPError(f"{str(path)!r} is no checkpoint of Lightning: it has no state_dict.")
     load_plain(model, checkpoint, str(path))
@@ -83,7 +83,7 @@ def load_plain(model: nn.Module, checkpoint: State, path: str) -> None:
     Raises:
         GDPError: as there.
     """
-    states, tensors = list(_saved(checkpoint)), plain(checkpoint["state_dict"])
+    states, tensors = list(_saved(checkpoint)), fold_state_dict(checkpoint["state_dict"])
     if not states and len(tensors) == len(checkpoint["state_dict"]):
         raise GDPError(
             f"{path!r} says nothing of gdp. If it was written without GDPCallback, load it with "
@@ -91,12 +91,12 @@ def load_plain(model: nn.Module, checkpoint: State, path: str) -> None:
             "that with gdp.load_pruned, and call load_state_dict."
         )
     getattr(model, "configure_model", lambda: None)()  # as load_from_checkpoint does
-    was = [(tensor, tensor.detach().clone()) for tensor in tensors_of(model).values()]
+    was = [(tensor, tensor.detach().clone()) for tensor in named_tensors(model).values()]
     with ExitStack() as undo:
         undo.callback(lambda: [tensor.data.copy_(values) for tensor, values in was])
         for state in states:
-            undo.callback(cut(model, Plan.from_dict(state["gone"])))
-        content = checkpoint | {"state_dict": state_for(model, tensors)}
+            undo.callback(cut(model, CutPlan.from_dict(state["gone"])))
+        content = checkpoint | {"state_dict": state_dict_for(model, tensors)}
         getattr(model, "on_load_checkpoint", lambda _: None)(content)
         strict = getattr(model, "strict_loading", True)
         try:
@@ -111,15 +111,15 @@ def load_plain(model: nn.Module, checkpoint: State, path: str) -> None:
         model.load_state_dict(content["state_dict"], strict=strict)
         for state in states:
             if "closed" in state:
-                undo.callback(cut(model, Plan.from_dict(state["closed"])))
+                undo.callback(cut(model, CutPlan.from_dict(state["closed"])))
             else:
-                _remember(module_of(model, state["network"]), state)
+                _remember(get_module(model, state["network"]), state)
         undo.pop_all()
 
 
 def _remember(network: nn.Module, state: State) -> Report:
-    report = Report.from_dict(state["report"], Plan.from_dict(state["plan"]))
-    remember(network, report)
+    report = Report.from_dict(state["report"], CutPlan.from_dict(state["plan"]))
+    register_report(network, report)
     return report
 
 
@@ -130,30 +130,30 @@ def _saved(checkpoint: State) -> Iterator[State]:
             yield dict(state)
 
 
-def cut_along(module: nn.Module, name: str, plan: Plan, copies: Iterable[Copy]) -> Undo:
+def cut_along(module: nn.Module, name: str, plan: CutPlan, copies: Iterable[Copy]) -> Undo:
     """Cut the training module by a plan for it, and the copies of its network `name` that lie outside of it."""
     inside = {id(m) for m in module.modules()}
     with ExitStack() as undo:
         undo.callback(cut(module, plan))
         for part, copy in copies:
             if id(copy) not in inside:
-                undo.callback(cut(copy, plan.part(name).part(part)))
+                undo.callback(cut(copy, plan.for_submodule(name).for_submodule(part)))
         return undo.pop_all().close
 
 
-def plain(state: State) -> State:
+def fold_state_dict(state: State) -> State:
     """A state_dict under plain names, with its gates folded into the weights behind them."""
-    state = plain_state(state)
-    folded = {name: value for name, value in state.items() if not name.endswith(SUFFIX)}
+    state = plain_state_dict(state)
+    folded = {name: value for name, value in state.items() if not name.endswith(GATE_SUFFIX)}
     for name, gate in state.items():
-        if name.endswith(SUFFIX):
-            weight = name.removesuffix(SUFFIX)
+        if name.endswith(GATE_SUFFIX):
+            weight = name.removesuffix(GATE_SUFFIX)
             if weight in folded:  # users leave out what they don't want to save
                 folded[weight] = gated_weight(folded[weight], gate)
     return folded
 
 
-def resume(
+def restore_run(
     checkpoint: State, saved: State, module: nn.Module, network: nn.Module, pruner: Pruner | None
 ) -> Report | None:
     """Make a run what it was when the checkpoint was written, before Lightning loads the weights.
@@ -180,21 +180,21 @@ def resume(
                 "network anew, and resume with that one."
             )
         pruner.load_state_dict(saved["pruner"])
-        checkpoint["state_dict"] = state_for(module, checkpoint["state_dict"])
-    elif any(name.endswith(SUFFIX) for name in checkpoint["state_dict"]):
+        checkpoint["state_dict"] = state_dict_for(module, checkpoint["state_dict"])
+    elif any(name.endswith(GATE_SUFFIX) for name in checkpoint["state_dict"]):
         raise GDPError(
             "The checkpoint has gates but says nothing of this GDPCallback: it was written with another `module`, or "
             "with save_weights_only=True. Resume with the `module` of that run, from a whole checkpoint."
         )
     else:
         for key in {"state_dict", "current_model_state"} & checkpoint.keys():
-            gates = {k: torch.ones_like(gate) for k, gate in module.state_dict().items() if k.endswith(SUFFIX)}
-            checkpoint[key] = gates | state_for(module, checkpoint[key])
+            gates = {k: torch.ones_like(gate) for k, gate in module.state_dict().items() if k.endswith(GATE_SUFFIX)}
+            checkpoint[key] = gates | state_dict_for(module, checkpoint[key])
     return None
 
 
 def _resume_small(saved: State, module: nn.Module, network: nn.Module, pruner: Pruner | None) -> Report:
-    plan, copies = Plan.from_dict(saved["plan"]), [] if pruner is None else pruner.gates.copies
+    plan, copies = CutPlan.from_dict(saved["plan"]), [] if pruner is None else pruner.gates.copies
     if plan.blocks:
         raise GDPError(
             "A run can't be resumed after whole blocks have gone, as its optimizers knew their parameters. Load the "
@@ -202,8 +202,8 @@ def _resume_small(saved: State, module: nn.Module, network: nn.Module, pruner: P
         )
     if pruner is not None:
         pruner.gates.withdraw()
-    known = recall(network)
+    known = report_of(network)
     if known is not None and known.plan.to_dict() == saved["plan"]:
         return known
-    cut_along(module, saved["network"], Plan.from_dict(saved["gone"]), copies)
+    cut_along(module, saved["network"], CutPlan.from_dict(saved["gone"]), copies)
     return _remember(network, saved)

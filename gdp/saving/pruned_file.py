@@ -9,11 +9,19 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from gdp.errors import GDPError
-from gdp.graph import Plan
-from gdp.report import Report, remember
+from gdp.graph import CutPlan
+from gdp.report import Report, register_report
 from gdp.report.registry import _reports
-from gdp.surgery import check_shapes, cut
-from gdp.utils import AnyPath, plain_name, plain_state, read, state_for, unwrapped, write
+from gdp.surgery import check_plan_fits, cut
+from gdp.utils import (
+    AnyPath,
+    plain_name,
+    plain_state_dict,
+    read_checked,
+    state_dict_for,
+    unwrap_compiled,
+    write_atomically,
+)
 
 FORMAT = 1
 Net = TypeVar("Net", bound=nn.Module)
@@ -42,7 +50,7 @@ def save_pruned(model: nn.Module, path: AnyPath, report: Report | None = None) -
             "of its removal: save_pruned(model, path, report)."
         )
     ((prefix, found),) = pruned.items()
-    plan = found.plan.under(prefix)
+    plan = found.plan.with_prefix(prefix)
     sizes = {plain_name(name): tuple(p.shape) for name, p in model.named_parameters()}
     other = [name for name in plan.shapes if name in sizes and plan.shape(name) != sizes[name]]
     if other and not plan.blocks:
@@ -50,14 +58,14 @@ def save_pruned(model: nn.Module, path: AnyPath, report: Report | None = None) -
             f"{type(model).__name__} was cut further after its report was made ({other[0]} has changed), probably by a "
             "run that was interrupted. Finish that run before saving: trainer.fit once more, or gdp.remove."
         )
-    state = plain_state(model.state_dict())
+    state = plain_state_dict(model.state_dict())
     content = {
         "gdp": FORMAT,
         "plan": plan.to_dict(),
         "state_dict": {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in state.items()},
         "report": found.to_dict(),
     }
-    write(content, path)
+    write_atomically(content, path)
 
 
 def load_pruned(model: Net, path: AnyPath) -> Net:
@@ -74,20 +82,20 @@ def load_pruned(model: Net, path: AnyPath) -> Net:
     if not isinstance(model, nn.Module):
         raise GDPError(f"Expected the network as its constructor builds it, but got {type(model).__name__}.")
     plan, state, report = _read(path)
-    check_shapes(plan, model)
+    check_plan_fits(plan, model)
     with ExitStack() as undo:
         undo.callback(cut(model, plan))
         check_fit(model, state, os.fspath(path))
-        model.load_state_dict(state_for(model, state))
+        model.load_state_dict(state_dict_for(model, state))
         undo.pop_all()
-    remember(unwrapped(model), report)
+    register_report(unwrap_compiled(model), report)
     return model
 
 
 def check_fit(model: nn.Module, state: dict[str, Tensor], path: str, strict: bool = True) -> None:
     """Refuse tensors of another network than the one that was just cut; unless strict, some may be missing."""
-    wanted = {k: tuple(v.shape) for k, v in plain_state(model.state_dict()).items() if isinstance(v, Tensor)}
-    found = {k: tuple(v.shape) for k, v in plain_state(state).items() if isinstance(v, Tensor)}
+    wanted = {k: tuple(v.shape) for k, v in plain_state_dict(model.state_dict()).items() if isinstance(v, Tensor)}
+    found = {k: tuple(v.shape) for k, v in plain_state_dict(state).items() if isinstance(v, Tensor)}
     for name in sorted(wanted.keys() | found.keys() if strict else wanted.keys() & found.keys()):
         if wanted.get(name) != found.get(name):
             expected, held = wanted.get(name, "absent"), found.get(name, "no such tensor")
@@ -97,13 +105,13 @@ def check_fit(model: nn.Module, state: dict[str, Tensor], path: str, strict: boo
             )
 
 
-def _read(path: AnyPath) -> tuple[Plan, dict[str, Tensor], Report]:
-    name, content = os.fspath(path), read(path, "a pruned network of gdp.save_pruned")
+def _read(path: AnyPath) -> tuple[CutPlan, dict[str, Tensor], Report]:
+    name, content = os.fspath(path), read_checked(path, "a pruned network of gdp.save_pruned")
     if not isinstance(content, dict) or content.get("gdp") != FORMAT:
         what = f"format {content['gdp']!r}" if isinstance(content, dict) and "gdp" in content else "something else"
         raise GDPError(f"{name!r} holds {what}, not a pruned network of gdp format {FORMAT} (see gdp.save_pruned).")
     state = content.get("state_dict")
     if not isinstance(state, dict):
         raise GDPError(f"{name!r} holds no state_dict.")
-    plan = Plan.from_dict(content.get("plan"))
+    plan = CutPlan.from_dict(content.get("plan"))
     return plan, state, Report.from_dict(content.get("report"), plan)

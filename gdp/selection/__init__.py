@@ -1,21 +1,21 @@
 """Which channels stay for a number of FLOPs: constraints on widths, the budget, the search."""
 
-from gdp.selection.budget import allowance, check_reachable, check_target, lowest
-from gdp.selection.constraints import Widths, check_widths
+from gdp.selection.budget import allowed_fraction, check_reachable, check_target, lowest_flops
+from gdp.selection.constraints import WidthConstraints, check_width_options
 from gdp.selection.latency import UNITS, latency_model
 from gdp.selection.ranking import Ranking
-from gdp.selection.select import choose, select_channels
+from gdp.selection.select import select_channels, select_for_schedule
 
 __all__ = [
     "UNITS",
     "Ranking",
-    "Widths",
-    "allowance",
+    "WidthConstraints",
+    "allowed_fraction",
     "check_reachable",
     "check_target",
-    "check_widths",
-    "choose",
+    "check_width_options",
     "latency_model",
-    "lowest",
+    "lowest_flops",
     "select_channels",
+    "select_for_schedule",
 ]

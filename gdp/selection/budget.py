@@ -6,12 +6,12 @@ import math
 
 from gdp.errors import GDPError
 from gdp.graph import ChannelGraph
-from gdp.selection.constraints import Widths
+from gdp.selection.constraints import WidthConstraints
 
 
-def lowest(graph: ChannelGraph, widths: Widths | None = None) -> int:
+def lowest_flops(graph: ChannelGraph, widths: WidthConstraints | None = None) -> int:
     """FLOPs of the smallest network: one channel left in every group, if nothing else is asked for."""
-    return graph.flops.count((widths or Widths.of(graph)).smallest)
+    return graph.flops.count((widths or WidthConstraints.of(graph)).smallest)
 
 
 def check_target(target: float) -> None:
@@ -26,7 +26,7 @@ def check_target(target: float) -> None:
         raise GDPError(f"Expected `target_flops`, the fraction of FLOPs that remains, in (0, 1], got {target!r}{hint}.")
 
 
-def check_reachable(graph: ChannelGraph, target: float, widths: Widths | None = None) -> None:
+def check_reachable(graph: ChannelGraph, target: float, widths: WidthConstraints | None = None) -> None:
     """Refuse what can't be reached in this network.
 
     Raises:
@@ -37,7 +37,7 @@ def check_reachable(graph: ChannelGraph, target: float, widths: Widths | None = 
             "No channel of this network can be pruned. What was found, and why it has to stay:\n"
             + (graph.reasons() or "  there is no conv or linear layer")
         )
-    least = lowest(graph, widths) / graph.flops.dense
+    least = lowest_flops(graph, widths) / graph.flops.dense
     if target < least:
         raise GDPError(
             f"target_flops={target} is out of reach: {least:.4f} of the FLOPs remains in the smallest network that "
@@ -46,7 +46,7 @@ def check_reachable(graph: ChannelGraph, target: float, widths: Widths | None = 
         )
 
 
-def allowance(progress: float, target: float) -> float:
+def allowed_fraction(progress: float, target: float) -> float:
     """Fraction of the dense FLOPs allowed at `progress` in [0, 1] of the window: cubic from 1 down to the target.
 
     The cubic schedule is that of Zhu and Gupta, arXiv 1710.01878, equation 1.

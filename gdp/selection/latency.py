@@ -14,7 +14,7 @@ from torch import nn
 
 from gdp.errors import GDPError
 from gdp.graph import ChannelGraph, FlopModel
-from gdp.utils import copied, mode_of, uncompiled
+from gdp.utils import clone_inputs, compile_disabled, in_mode
 
 RUNS = 5  # measured, after two that are not
 UNITS = 2**50  # of the whole network's time: the model counts in integers
@@ -75,12 +75,12 @@ def _measured(model: nn.Module, graph: ChannelGraph, device: torch.device) -> tu
 
     found, totals = [], []
     with ExitStack() as stack:
-        for context in (mode_of(model, training=False), torch.no_grad(), uncompiled(model)):
+        for context in (in_mode(model, training=False), torch.no_grad(), compile_disabled(model)):
             stack.enter_context(context)
         for name, layer in layers.items():
             stack.callback(layer.register_forward_pre_hook(lambda *_, name=name: start(name)).remove)
             stack.callback(layer.register_forward_hook(lambda *_, name=name: stop(name)).remove)
-        inputs = copied(model, graph.inputs)
+        inputs = clone_inputs(model, graph.inputs)
         for _ in range(2 + RUNS):
             spent.clear()
             begin = now()

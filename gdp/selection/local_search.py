@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from gdp.graph import FlopModel
-from gdp.selection.constraints import Widths
+from gdp.selection.constraints import WidthConstraints
 
-EXCHANGES = 30_000  # count vectors that are tried at most
+MAX_CANDIDATES = 30_000  # count vectors that are tried at most
 
 
-def exchanged(
-    opened: Tensor,
+def refine(
+    open_counts: Tensor,
     floor: Tensor,
     limit: Tensor,
-    worth_of_first: Tensor,
+    importance_of_first: Tensor,
     flops: FlopModel,
-    widths: Widths,
+    widths: WidthConstraints,
     budget: int,
     slack: int,
 ) -> Tensor:
@@ -36,17 +36,17 @@ def exchanged(
     for g, values in enumerate(levels):
         table[g, : len(values)] = torch.tensor(values)
     last = torch.tensor([len(values) - 1 for values in levels])
-    place = torch.tensor([values.index(n) for values, n in zip(levels, opened.tolist(), strict=True)])
-    few = (last + 1).double().prod() <= EXCHANGES
+    place = torch.tensor([values.index(n) for values, n in zip(levels, open_counts.tolist(), strict=True)])
+    few = (last + 1).double().prod() <= MAX_CANDIDATES
     near = _all_places(last) if few else torch.cat([place[None], _neighbours(place, last)])
     near = table.gather(1, near.T).T
-    near = near[widths.together(near)]
+    near = near[widths.branches_consistent(near)]
     cost = flops.counts(near)
     near, cost = near[cost <= budget], cost[cost <= budget]
     if len(near) == 0:  # not even the floor fits
-        return opened
+        return open_counts
     near = near[cost >= min(budget - slack, int(cost.max()))]
-    return near[worth_of_first.gather(1, near.T).sum(0).argmax()]
+    return near[importance_of_first.gather(1, near.T).sum(0).argmax()]
 
 
 def _all_places(last: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def _neighbours(place: Tensor, last: Tensor) -> Tensor:
     signed = range(2 * len(place))  # one level less, or one more, of every group
     near = []
     for size in (2, 3, 4):
-        moves = torch.tensor(list(islice(combinations_with_replacement(signed, size), EXCHANGES // 3)))
+        moves = torch.tensor(list(islice(combinations_with_replacement(signed, size), MAX_CANDIDATES // 3)))
         change = torch.zeros(len(moves), len(signed), dtype=torch.long).scatter_add_(1, moves, torch.ones_like(moves))
         less, more = change.chunk(2, 1)
         near.append(place + more - less)

@@ -29,10 +29,10 @@ class Ranking:
     group: np.ndarray
     places: np.ndarray
     start: np.ndarray
-    worth: Tensor
+    importance: Tensor
 
     @classmethod
-    def of(cls, worth: Tensor, group_of: Tensor, alive: Tensor, flops: FlopModel) -> Ranking:
+    def of(cls, importance: Tensor, group_of: Tensor, is_open: Tensor, flops: FlopModel) -> Ranking:
         """Rank channels.
 
         Args:
@@ -41,17 +41,17 @@ class Ranking:
             alive: channels that are not closed for good.
             flops: the FLOPs as a function of open counts.
         """
-        groups, worth = len(flops.sizes), worth.double()
-        open_now = np.flatnonzero(alive.numpy())
+        groups, importance = len(flops.sizes), importance.double()
+        open_now = np.flatnonzero(is_open.numpy())
         group = group_of.numpy()[open_now]
         limit = np.bincount(group, minlength=groups)
-        ratio = worth.numpy()[open_now] / np.maximum(flops.marginal(torch.from_numpy(limit)).numpy(), 1e-30)[group]
+        ratio = importance.numpy()[open_now] / np.maximum(flops.marginal(torch.from_numpy(limit)).numpy(), 1e-30)[group]
         ratio = np.nan_to_num(ratio, nan=0.0, posinf=np.finfo(np.float64).max)
-        order = _falling(ratio)
+        order = _argsort_descending(ratio)
         group = group[order]
         # integers of 16 bits are sorted by radix, ten times as fast
         places = np.argsort(group.astype(np.uint16) if groups < 2**16 else group, kind="stable")
-        return cls(open_now[order], ratio[order], group, places, np.concatenate([[0], limit.cumsum()]), worth)
+        return cls(open_now[order], ratio[order], group, places, np.concatenate([[0], limit.cumsum()]), importance)
 
     @property
     def limit(self) -> Tensor:
@@ -63,22 +63,22 @@ class Ranking:
         """Which of its group's channels stands in `places`, the worthiest being 0."""
         return np.arange(len(self.places)) - np.repeat(self.start[:-1], np.diff(self.start))
 
-    def worth_of_first(self) -> Tensor:
+    def importance_of_first(self) -> Tensor:
         """What the first k channels of every group are worth, shape (groups, largest k + 1)."""
         worth = torch.zeros(len(self.start) - 1, int(self.limit.max()) + 1, dtype=torch.float64)
         group, seat = self.group[self.places], self._seat
-        worth[torch.from_numpy(group), torch.from_numpy(seat) + 1] = self.worth[self.channel[self.places]]
+        worth[torch.from_numpy(group), torch.from_numpy(seat) + 1] = self.importance[self.channel[self.places]]
         return worth.cumsum(1)
 
-    def keep(self, opened: Tensor) -> Tensor:
+    def keep_mask(self, open_counts: Tensor) -> Tensor:
         """The first so many channels of every group, one bool per channel of all groups."""
-        kept = self.places[self._seat < np.repeat(opened.numpy(), np.diff(self.start))]
-        keep = np.zeros(len(self.worth), dtype=bool)
+        kept = self.places[self._seat < np.repeat(open_counts.numpy(), np.diff(self.start))]
+        keep = np.zeros(len(self.importance), dtype=bool)
         keep[self.channel[kept]] = True
         return torch.from_numpy(keep)
 
 
-def _falling(ratio: np.ndarray) -> np.ndarray:
+def _argsort_descending(ratio: np.ndarray) -> np.ndarray:
     """Where the largest stand, in order. numpy's stable sort takes seven times as long; here ties are sorted after."""
     order = np.argsort(-ratio)
     found = ratio[order]

@@ -1,25 +1,25 @@
 """Cuts of a network: on trial, on the way and for good; every one is compared and can be undone."""
 
-from gdp.surgery.check import check, preflight, trained_readers_only
-from gdp.surgery.cut import Undo, check_shapes, cut, select
+from gdp.surgery.check import check, freeze_uncuttable_groups, freeze_untrained_readers
+from gdp.surgery.cut import Undo, check_plan_fits, cut, keep_entries
 from gdp.surgery.remove import fold, remove
 from gdp.surgery.remove_zeros import remove_zeros
-from gdp.surgery.shrink import cut_to, cuttable, planned, refuse_optimizers, shrink
+from gdp.surgery.shrink import check_optimizers_cuttable, cut_channels, cuttable_optimizers, plan_for, shrink
 
 __all__ = [
     "Undo",
     "check",
-    "check_shapes",
+    "check_optimizers_cuttable",
+    "check_plan_fits",
     "cut",
-    "cut_to",
-    "cuttable",
+    "cut_channels",
+    "cuttable_optimizers",
     "fold",
-    "planned",
-    "preflight",
-    "refuse_optimizers",
+    "freeze_uncuttable_groups",
+    "freeze_untrained_readers",
+    "keep_entries",
+    "plan_for",
     "remove",
     "remove_zeros",
-    "select",
     "shrink",
-    "trained_readers_only",
 ]

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from gdp.graph import Block, ChannelGraph, Frozen, Plan
+from gdp.graph import ChannelGraph, CutPlan, Frozen, ResidualBranch
 from gdp.report import Report
-from gdp.selection import Widths
-from gdp.surgery.dry_run import Failure, Trial, attempt, attempt_blocks, trial
+from gdp.selection import WidthConstraints
+from gdp.surgery.dry_run import DryRun, DryRunFailure, cut_and_compare, cut_branches_and_compare, dry_run
 from gdp.tracing import trace
 from gdp.utils import count_flops, count_parameters
 
@@ -37,8 +37,8 @@ def check(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = 
     >>> report.groups, f"{report.remaining:.3f}"
     ((('0', 1, 8),), '0.125')
     """
-    graph, smallest = examine(model, trained_readers_only(model, trace(model, example_inputs, ignore, blocks)))
-    parameters, opened = count_parameters(model), Widths.of(graph).smallest
+    graph, smallest = _dry_run_all(model, freeze_untrained_readers(model, trace(model, example_inputs, ignore, blocks)))
+    parameters, opened = count_parameters(model), WidthConstraints.of(graph).smallest
     return Report(
         flops_before=graph.flops.dense,
         flops_after=smallest.flops if smallest else graph.flops.dense,
@@ -49,84 +49,86 @@ def check(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = 
         frozen=graph.frozen,
         max_abs=smallest.difference.absolute if smallest else 0.0,
         max_rel=smallest.difference.relative if smallest else 0.0,
-        plan=smallest.plan if smallest else Plan(graph.shapes, {}),
+        plan=smallest.plan if smallest else CutPlan(graph.shapes, {}),
         blocks=tuple(block.name for block in graph.blocks),
-        trial=True,
+        dry_run=True,
     )
 
 
-def preflight(model: nn.Module, graph: ChannelGraph) -> ChannelGraph:
+def freeze_uncuttable_groups(model: nn.Module, graph: ChannelGraph) -> ChannelGraph:
     """Cut every group on trial, compare, and put everything back; return the graph without guilty groups.
 
     A literal size in `forward` (`x.view(b, 64, -1)`) can't be seen in the trace, but it fails here, before the first
     training step. Guilty groups are found by bisection and frozen with the error as the reason. FLOPs that fvcore
     counts in operators unknown to gdp are part of the returned graph's.
     """
-    return examine(model, graph)[0]
+    return _dry_run_all(model, graph)[0]
 
 
-def examine(model: nn.Module, graph: ChannelGraph) -> tuple[ChannelGraph, Trial | None]:
+def _dry_run_all(model: nn.Module, graph: ChannelGraph) -> tuple[ChannelGraph, DryRun | None]:
     """`preflight`, and the smallest network that worked; None if no group is left."""
     while graph.groups:
         names = [g.name for g in graph.groups]
         plain = graph.with_blocks(())
-        outcome = trial(model, partial(attempt, model, plain, names))
-        if isinstance(outcome, Trial):
-            beyond = outcome.flops - plain.flops.count(Widths.of(plain).smallest)
-            graph = graph.counted(graph.flops.dense + beyond)
-            return _with_blocks_that_go(model, graph) if graph.blocks else (graph, outcome)
-        for name, reason in _guilty(model, plain, names, outcome).items():
+        outcome = dry_run(model, partial(cut_and_compare, model, plain, names))
+        if isinstance(outcome, DryRun):
+            beyond = outcome.flops - plain.flops.count(WidthConstraints.of(plain).smallest)
+            graph = graph.with_dense_flops(graph.flops.dense + beyond)
+            return _keep_removable_branches(model, graph) if graph.blocks else (graph, outcome)
+        for name, reason in _bisect_failing_groups(model, plain, names, outcome).items():
             graph = graph.freeze([name], reason)
-    return graph.counted(count_flops(model, graph.inputs)), None
+    return graph.with_dense_flops(count_flops(model, graph.inputs)), None
 
 
-def _with_blocks_that_go(model: nn.Module, graph: ChannelGraph) -> tuple[ChannelGraph, Trial]:
+def _keep_removable_branches(model: nn.Module, graph: ChannelGraph) -> tuple[ChannelGraph, DryRun]:
     """Try the network without all of its blocks, and, if that fails, each by itself; two forward passes each."""
 
-    def tried(blocks: tuple[Block, ...]) -> Trial | Failure:
-        return trial(model, partial(attempt_blocks, model, graph.with_blocks(blocks)))
+    def tried(blocks: tuple[ResidualBranch, ...]) -> DryRun | DryRunFailure:
+        return dry_run(model, partial(cut_branches_and_compare, model, graph.with_blocks(blocks)))
 
     outcome = tried(graph.blocks)
-    if isinstance(outcome, Trial):
+    if isinstance(outcome, DryRun):
         return graph, outcome
     alone = {block: tried((block,)) for block in graph.blocks}
     refused = tuple(
         Frozen(block.name, 0, f"can't go as a whole: {failure.reason}")
         for block, failure in alone.items()
-        if isinstance(failure, Failure)
+        if isinstance(failure, DryRunFailure)
     )
-    graph = graph.with_blocks(tuple(block for block, found in alone.items() if isinstance(found, Trial)))
+    graph = graph.with_blocks(tuple(block for block, found in alone.items() if isinstance(found, DryRun)))
     outcome = tried(graph.blocks)
-    if isinstance(outcome, Failure):  # only together
+    if isinstance(outcome, DryRunFailure):  # only together
         graph = graph.with_blocks(())
         outcome = tried(())
-    assert isinstance(outcome, Trial)  # one channel left everywhere has been tried before
+    assert isinstance(outcome, DryRun)  # one channel left everywhere has been tried before
     return replace(graph, frozen=graph.frozen + refused), outcome
 
 
-def _guilty(model: nn.Module, graph: ChannelGraph, names: list[str], failure: Failure) -> dict[str, str]:
+def _bisect_failing_groups(
+    model: nn.Module, graph: ChannelGraph, names: list[str], failure: DryRunFailure
+) -> dict[str, str]:
     """The groups of a failing trial on which it fails already, with the reason."""
     if len(names) == 1:
-        return {names[0]: f"forward can't follow a cut: {_explained(failure, graph[names[0]].lines)}"}
+        return {names[0]: f"forward can't follow a cut: {_explain(failure, graph[names[0]].lines)}"}
     found: dict[str, str] = {}
     suspects = [n for n in names if failure.line and failure.line in graph[n].lines]
     halves = (names[: len(names) // 2], names[len(names) // 2 :])
     for half in (suspects, [n for n in names if n not in suspects]) if 0 < len(suspects) < len(names) else halves:
-        outcome = trial(model, partial(attempt, model, graph, half))
-        if isinstance(outcome, Failure):
-            found |= _guilty(model, graph, half, outcome)
-    together = f"forward can't follow a cut of these groups together: {_explained(failure, ())}"
+        outcome = dry_run(model, partial(cut_and_compare, model, graph, half))
+        if isinstance(outcome, DryRunFailure):
+            found |= _bisect_failing_groups(model, graph, half, outcome)
+    together = f"forward can't follow a cut of these groups together: {_explain(failure, ())}"
     return found or dict.fromkeys(names, together)
 
 
-def _explained(failure: Failure, lines: tuple[str, ...]) -> str:
+def _explain(failure: DryRunFailure, lines: tuple[str, ...]) -> str:
     """The reason with the lines of source where a size is written, as torch.export and the error know them."""
     where = f", raised at {failure.line}" if failure.line else ""
     written = [line for line in lines if line != failure.line]
     return failure.reason + where + (f"; a size may be written at {' or at '.join(written[:2])}" if written else "")
 
 
-def trained_readers_only(network: nn.Module, graph: ChannelGraph) -> ChannelGraph:
+def freeze_untrained_readers(network: nn.Module, graph: ChannelGraph) -> ChannelGraph:
     """Leave groups alone whose readers are not trained: without gradients nothing is known about their channels."""
     still = {name for name, p in network.named_parameters() if not p.requires_grad}
     for group in graph.groups:

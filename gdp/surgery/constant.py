@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gdp.graph import Block
+from gdp.graph import ResidualBranch
 from gdp.tracing.residual_branches import _WINDOW
-from gdp.utils import module_of
+from gdp.utils import get_module
 
 
 class Constant(nn.Module):
@@ -48,13 +48,13 @@ class Constant(nn.Module):
 
 
 @torch.no_grad()
-def silence(model: nn.Module, block: Block) -> Callable[[], None]:
+def replace_branch_with_constant(model: nn.Module, block: ResidualBranch) -> Callable[[], None]:
     """Put the constant in place of a branch whose last layer reads zeros; return what puts the branch back.
 
     The constant takes the place of the bias of the norm, or of the last layer: the parameter keeps its identity.
     """
-    last: Any = module_of(model, block.last)
-    norm: Any = module_of(model, block.norm) if block.norm else None
+    last: Any = get_module(model, block.last_layer)
+    norm: Any = get_module(model, block.norm) if block.norm else None
     zero = last.weight.new_zeros(last.weight.shape[0])
     bias = nn.Parameter(zero) if last.bias is None else last.bias
     value = bias.double()
@@ -67,7 +67,7 @@ def silence(model: nn.Module, block: Block) -> Callable[[], None]:
     new: dict[nn.Module, nn.Module] = {last: Constant(last, bias)}
     if norm is not None:
         new[norm] = nn.Identity()
-    for layer in (module_of(model, name) for name in block.silent):
+    for layer in (get_module(model, name) for name in block.inner_layers):
         new[layer] = Constant(layer, None) if isinstance(layer, _WINDOW | nn.Linear) else nn.Identity()
     was = bias.data
     bias.data = value.to(was)

@@ -13,15 +13,15 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
-from gdp.graph import Plan
-from gdp.surgery.constant import silence
-from gdp.utils import plain_name, tensors_of
+from gdp.graph import CutPlan
+from gdp.surgery.constant import replace_branch_with_constant
+from gdp.utils import named_tensors, plain_name
 
 Undo = Callable[[], None]
 Describe = Callable[[Any, int], dict[str, Any]]  # module, groups left -> fields that say how large its tensors are
 
 
-def select(tensor: Tensor, keep: dict[int, tuple[int, ...]]) -> Tensor:
+def keep_entries(tensor: Tensor, keep: dict[int, tuple[int, ...]]) -> Tensor:
     """The kept entries of a tensor along each dimension, in the memory format it had."""
     out = tensor
     for dim, kept in keep.items():
@@ -32,7 +32,7 @@ def select(tensor: Tensor, keep: dict[int, tuple[int, ...]]) -> Tensor:
     return out.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def cut(model: nn.Module, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> Undo:
+def cut(model: nn.Module, plan: CutPlan, optimizers: Iterable[Optimizer] = ()) -> Undo:
     """Cut a network by a plan; parameters keep their identity. Return what puts everything back.
 
     Optimizer state of the shape of its parameter (momentum, Adam's moments) is cut by the same indices.
@@ -41,8 +41,8 @@ def cut(model: nn.Module, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> U
         GDPError: the network is not the one the plan was made for, or an optimizer keeps state of another shape;
             nothing has been changed then.
     """
-    tensors = tensors_of(model)
-    check_shapes(plan, model)
+    tensors = named_tensors(model)
+    check_plan_fits(plan, model)
     optimizers = tuple(optimizers)
     check_optimizers({name: tensors[name] for name in plan.keep}, optimizers)
     kept_of = {id(tensors[name]): keep for name, keep in plan.keep.items()}
@@ -54,20 +54,20 @@ def cut(model: nn.Module, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> U
                 for key, value in state.items():
                     if isinstance(value, Tensor) and value.numel() > 1:
                         undo.callback(state.__setitem__, key, value)
-                        state[key] = select(value, keep)
+                        state[key] = keep_entries(value, keep)
             grad = tensor.grad if tensor.is_leaf else None
-            undo.callback(_assign, tensor, tensor.data, grad)
-            _assign(tensor, select(tensor.data, keep), None if grad is None else select(grad, keep))
+            undo.callback(_replace_data, tensor, tensor.data, grad)
+            _replace_data(tensor, keep_entries(tensor.data, keep), None if grad is None else keep_entries(grad, keep))
         for module, describe, groups in fields:
             for field, value in describe(module, groups).items():
                 undo.callback(setattr, module, field, getattr(module, field))
                 setattr(module, field, value)
         for block in plan.blocks:
-            undo.callback(silence(model, block))
+            undo.callback(replace_branch_with_constant(model, block))
         return undo.pop_all().close
 
 
-def _assign(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
+def _replace_data(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
     """Give a tensor other data, of another shape maybe.
 
     A graph that is still alive (a loss that somebody holds) keeps the gradient's shape; autograd makes it anew only if
@@ -107,10 +107,12 @@ def check_optimizers(tensors: Mapping[str, Tensor], optimizers: Iterable[Optimiz
                     )
 
 
-def check_shapes(plan: Plan, model: nn.Module) -> None:
+def check_plan_fits(plan: CutPlan, model: nn.Module) -> None:
     """Refuse a plan that was made for another network. Buffers that are not cut may have changed: tables grow."""
     parameters = {plain_name(name) for name, _ in model.named_parameters()}
-    shapes = {name: tuple(t.shape) for name, t in tensors_of(model).items() if name in parameters or name in plan.keep}
+    shapes = {
+        name: tuple(t.shape) for name, t in named_tensors(model).items() if name in parameters or name in plan.keep
+    }
     missing = [name for name in plan.keep if name not in shapes]
     other = [name for name, shape in shapes.items() if name in plan.shapes and plan.shapes[name] != shape]
     if missing or other:

@@ -11,86 +11,91 @@ from torch import Tensor, nn
 
 from gdp.errors import GDPError
 from gdp.gates import insert_gates
-from gdp.graph import ChannelGraph, Plan
-from gdp.selection import Widths
+from gdp.graph import ChannelGraph, CutPlan
+from gdp.selection import WidthConstraints
 from gdp.surgery.cut import cut
 from gdp.utils import (
     Difference,
+    count_and_run,
     count_parameters,
-    counted_run,
+    double_batch,
     first_line,
-    in_double,
+    in_float64,
     plain_name,
-    randomized,
-    run,
+    randomize_inputs,
+    run_forward,
     source_line,
-    train_inputs,
 )
 
-Closing = dict[str, list[int]]  # group -> closed channels
+ClosedChannels = dict[str, list[int]]  # group -> closed channels
 
 
 @dataclass(frozen=True)
-class Trial:
+class DryRun:
     """A network cut down to one channel per group: it runs, and computes what the gated one does."""
 
     difference: Difference
-    plan: Plan
+    plan: CutPlan
     flops: int  # by fvcore
     parameters: int
 
 
 @dataclass(frozen=True)
-class Failure:
+class DryRunFailure:
     """Why a trial cut does not work: the error, and the line of the network's source that raised it, if one did."""
 
     reason: str
     line: str = ""
 
 
-Attempt = tuple[Trial | Failure, bool, bool]  # what came of it; whether its difference is exact; whether it's tolerable
+Outcome = tuple[
+    DryRun | DryRunFailure, bool, bool
+]  # what came of it; whether its difference is exact; whether it's tolerable
 
 
-def trial(model: nn.Module, attempt: Callable[[], Attempt]) -> Trial | Failure:
+def dry_run(model: nn.Module, attempt: Callable[[], Outcome]) -> DryRun | DryRunFailure:
     """Cut on trial, float64 being asked where the network's own type can't decide."""
-    with _nothing_hidden(model):
-        outcome, exact, tolerable = _caught(attempt)
-        if exact or isinstance(outcome, Failure):
+    with _constants_randomized(model):
+        outcome, exact, tolerable = _errors_as_failures(attempt)
+        if exact or isinstance(outcome, DryRunFailure):
             return outcome
         try:
-            with in_double(model):
-                precise, exact, _ = _caught(attempt)
+            with in_float64(model):
+                precise, exact, _ = _errors_as_failures(attempt)
         except GDPError:
             exact = False
         else:
-            if isinstance(precise, Trial):  # else forward insists on its own type
+            if isinstance(precise, DryRun):  # else forward insists on its own type
                 outcome, tolerable = precise, exact
     if exact or tolerable:
         return outcome
-    return Failure(
+    return DryRunFailure(
         f"the cut network differs from the gated one by {outcome.difference.absolute:.2e} (relative "
         f"{outcome.difference.relative:.2e})"
     )
 
 
-def attempt(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Attempt:
+def cut_and_compare(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Outcome:
     """Five forward passes: a random share cut, and closed; all but one channel cut, and closed; and one in train mode.
 
     Cut ones come first, since what they raise, they raise cheaply.
     """
-    few, most = _closings(graph, names)
-    inputs = randomized(graph.inputs, only_constant=True)
-    whole, smaller, smallest = Plan(graph.shapes, {}), Plan.of(graph, few), Plan.of(graph, most)
+    few, most = _sample_closed(graph, names)
+    inputs = randomize_inputs(graph.inputs, only_constant=True)
+    whole, smaller, smallest = CutPlan(graph.shapes, {}), CutPlan.of(graph, few), CutPlan.of(graph, most)
     with ExitStack() as undo:
         undo.callback(cut(model, smaller))
-        with _levels(model, graph, smaller, smaller) as few_cut:
-            flops_few, actual = counted_run(model, inputs)
-        with _muted(model, graph, smaller, most), _levels(model, graph, smaller, smallest) as most_closed:
-            expected = run(model, inputs)
+        with _mean_activations(model, graph, smaller, smaller) as few_cut:
+            flops_few, actual = count_and_run(model, inputs)
+        with (
+            _zero_closed_inputs(model, graph, smaller, most),
+            _mean_activations(model, graph, smaller, smallest) as most_closed,
+        ):
+            expected = run_forward(model, inputs)
         undo.close()
         undo.callback(cut(model, smallest))
-        with _levels(model, graph, smallest, smallest) as most_cut:
-            flops, outputs = counted_run(model, inputs)
+        with _mean_activations(model, graph, smallest, smallest) as most_cut:
+            flops, outputs = count_and_run(model, inputs)
         failure, parameters = _train_failure(model, graph), count_parameters(model)
         undo.close()
         if failure is not None and _train_failure(model, graph) is None:
@@ -98,15 +103,15 @@ def attempt(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Attempt:
         gates = insert_gates(model, graph)
         undo.callback(gates.withdraw)
         gates.close_all(few)
-        with _levels(model, graph, whole, smaller) as few_closed:
-            expected += run(model, inputs)
+        with _mean_activations(model, graph, whole, smaller) as few_closed:
+            expected += run_forward(model, inputs)
     beyond = [
         flops_few - graph.flops.count(_opened(graph, few)),
         flops - graph.flops.count(_opened(graph, most)),
     ]
     if beyond[0] != beyond[1]:  # a constant lies in unknown operators, which are left alone; this is none
         reason = f"fvcore counts {beyond[0] - beyond[1]:+,} FLOPs beside those that were expected"
-        return Failure(reason), False, False
+        return DryRunFailure(reason), False, False
     actual = outputs + actual
     for closed_levels, cut_levels in ((most_closed, most_cut), (few_closed, few_cut)):
         if [n for n, _ in closed_levels] == [n for n, _ in cut_levels]:  # else what torch.compile made runs no hooks
@@ -114,16 +119,22 @@ def attempt(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Attempt:
                 outs + [v for _, v in found] for outs, found in ((expected, closed_levels), (actual, cut_levels))
             )
     difference = Difference.between(expected, actual)
-    return Trial(difference, smallest, flops, parameters), difference.exact(expected), difference.tolerable(expected)
+    return (
+        DryRun(difference, smallest, flops, parameters),
+        difference.is_exact(expected),
+        difference.is_tolerable(expected),
+    )
 
 
-def _opened(graph: ChannelGraph, closed: Closing) -> Tensor:
+def _opened(graph: ChannelGraph, closed: ClosedChannels) -> Tensor:
     """Open channels per group, shape (groups,)."""
     return torch.tensor([group.size - len(closed.get(group.name, ())) for group in graph.groups])
 
 
 @contextmanager
-def _levels(model: nn.Module, graph: ChannelGraph, has: Plan, wanted: Plan) -> Iterator[list[tuple[str, Tensor]]]:
+def _mean_activations(
+    model: nn.Module, graph: ChannelGraph, has: CutPlan, wanted: CutPlan
+) -> Iterator[list[tuple[str, Tensor]]]:
     """Mean magnitude of every channel that each reader puts out, in the order of calls.
 
     They show a wrong cut where the outputs can't, since all that is left behind it is dead (a ReLU below zero).
@@ -154,28 +165,32 @@ def _levels(model: nn.Module, graph: ChannelGraph, has: Plan, wanted: Plan) -> I
             hook.remove()
 
 
-def attempt_blocks(model: nn.Module, graph: ChannelGraph) -> Attempt:
+def cut_branches_and_compare(model: nn.Module, graph: ChannelGraph) -> Outcome:
     """All blocks gone, and one channel left in every other group: the cut network against weights of zero."""
-    closed = _closings(graph, [g.name for g in graph.groups])[1]
+    closed = _sample_closed(graph, [g.name for g in graph.groups])[1]
     for block in graph.blocks:
         closed |= {name: list(range(graph[name].size)) for name in block.groups}
-    inputs, plan = randomized(graph.inputs, only_constant=True), Plan.of(graph, closed)
+    inputs, plan = randomize_inputs(graph.inputs, only_constant=True), CutPlan.of(graph, closed)
     with ExitStack() as undo:
         undo.callback(cut(model, plan))
-        flops, outputs = counted_run(model, inputs)
+        flops, outputs = count_and_run(model, inputs)
         failure, parameters = _train_failure(model, graph), count_parameters(model)
     if failure is not None and _train_failure(model, graph) is None:
         return failure, False, False
-    with _muted(model, graph, Plan(graph.shapes, {}), closed):
-        expected = run(model, inputs)
-    predicted = graph.flops.count(Widths.of(graph).smallest)
+    with _zero_closed_inputs(model, graph, CutPlan(graph.shapes, {}), closed):
+        expected = run_forward(model, inputs)
+    predicted = graph.flops.count(WidthConstraints.of(graph).smallest)
     if flops != predicted:
-        return Failure(f"fvcore counts {flops:,} FLOPs without it where {predicted:,} were expected"), False, False
+        return (
+            DryRunFailure(f"fvcore counts {flops:,} FLOPs without it where {predicted:,} were expected"),
+            False,
+            False,
+        )
     difference = Difference.between(expected, outputs)
-    return Trial(difference, plan, flops, parameters), difference.exact(expected), difference.tolerable(expected)
+    return DryRun(difference, plan, flops, parameters), difference.is_exact(expected), difference.is_tolerable(expected)
 
 
-def _caught(attempt: Callable[[], Attempt]) -> Attempt:
+def _errors_as_failures(attempt: Callable[[], Outcome]) -> Outcome:
     """What the forward of a cut network raises is an outcome, too; what gdp itself raises is not."""
     try:
         return attempt()
@@ -184,10 +199,10 @@ def _caught(attempt: Callable[[], Attempt]) -> Attempt:
         line = source_line(cause)
         if isinstance(error, GDPError) and not line:
             raise
-        return Failure(first_line(cause), line), False, False
+        return DryRunFailure(first_line(cause), line), False, False
 
 
-def _closings(graph: ChannelGraph, names: list[str]) -> tuple[Closing, Closing]:
+def _sample_closed(graph: ChannelGraph, names: list[str]) -> tuple[ClosedChannels, ClosedChannels]:
     """A random share of at least half of every group, and all but one channel."""
     generator = torch.Generator().manual_seed(0)
     few, most = {}, {}
@@ -200,7 +215,7 @@ def _closings(graph: ChannelGraph, names: list[str]) -> tuple[Closing, Closing]:
 
 
 @contextmanager
-def _muted(model: nn.Module, graph: ChannelGraph, plan: Plan, closed: Closing) -> Iterator[None]:
+def _zero_closed_inputs(model: nn.Module, graph: ChannelGraph, plan: CutPlan, closed: ClosedChannels) -> Iterator[None]:
     """Zeros where the weights of a network that was cut by `plan` read closed channels: gates that are 0."""
     scale: dict[tuple[str, int], Tensor] = {}
     for name, indices in closed.items():
@@ -226,18 +241,18 @@ def _is_constant(data: Tensor) -> bool:
     return bool((few == few[0]).all()) and bool((data == few[0]).all())
 
 
-def _train_failure(model: nn.Module, graph: ChannelGraph) -> Failure | None:
+def _train_failure(model: nn.Module, graph: ChannelGraph) -> DryRunFailure | None:
     """What a forward pass in train mode raises, if it raises: heads that exist there only have to follow a cut, too."""
     single = any(isinstance(m, nn.modules.batchnorm._NormBase) for m in model.modules())  # refuses single values
     try:
-        run(model, train_inputs(graph.inputs) if single else graph.inputs, training=True)
+        run_forward(model, double_batch(graph.inputs) if single else graph.inputs, training=True)
         return None
     except Exception as error:  # forward may raise anything
-        return Failure(f"in train mode: {first_line(error)}", source_line(error))
+        return DryRunFailure(f"in train mode: {first_line(error)}", source_line(error))
 
 
 @contextmanager
-def _nothing_hidden(model: nn.Module) -> Iterator[None]:
+def _constants_randomized(model: nn.Module) -> Iterator[None]:
     """Random numbers in place of constant weights and statistics: a scale of zero would hide what is behind it."""
     generator = torch.Generator().manual_seed(0)
     was = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point() and t.numel() > 1]

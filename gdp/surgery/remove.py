@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 
 from gdp.errors import GDPError
 from gdp.gates import Gates
-from gdp.graph import ChannelGraph, Plan
-from gdp.report import Report, recall, remember
+from gdp.graph import ChannelGraph, CutPlan
+from gdp.report import Report, register_report, report_of
 from gdp.surgery.cut import Undo
-from gdp.surgery.shrink import cut_everywhere, planned
-from gdp.surgery.verify import verified
+from gdp.surgery.shrink import cut_network_and_copies, plan_for
+from gdp.surgery.verify import change_and_verify
 from gdp.utils import count_flops, count_parameters
 
 
@@ -26,7 +26,7 @@ def fold(gates: Gates) -> Undo:
     """Multiply the gates into the weights behind them and take them away; return what puts them back."""
     was: dict[int, tuple[nn.Parameter, Tensor]] = {}
     folded: set[tuple[int, int]] = set()
-    for reader in gates.everywhere:
+    for reader in gates.readers_and_copies:
         weight = reader.weight
         if (id(weight), reader.dim) not in folded:  # tied weights are folded once
             folded.add((id(weight), reader.dim))
@@ -37,16 +37,16 @@ def fold(gates: Gates) -> Undo:
     def put_back() -> None:
         for weight, data in was.values():
             weight.data = data
-        gates.put_back()
+        gates.restore()
 
     return put_back
 
 
 def _fold_and_cut(gates: Gates, optimizers: Iterable[Optimizer]) -> Undo:
-    plan = planned(gates, gates.raw.cpu() == 0)
+    plan = plan_for(gates, gates.gate_param.cpu() == 0)
     with ExitStack() as undo:
         undo.callback(fold(gates))
-        undo.callback(cut_everywhere(gates, plan, optimizers))
+        undo.callback(cut_network_and_copies(gates, plan, optimizers))
         return undo.pop_all().close
 
 
@@ -77,13 +77,13 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
         raise GDPError(
             f"The gates are no longer in this {type(model).__name__}: it was cut already, or they were withdrawn."
         )
-    plan, opened = Plan.of(graph, gates.closed), gates.opened
-    present = graph.flops.sizes - torch.bincount(gates.group_of[gates.gone], minlength=len(graph.groups))
+    plan, opened = CutPlan.of(graph, gates.closed), gates.open_counts
+    present = graph.flops.sizes - torch.bincount(gates.group_of[gates.removed], minlength=len(graph.groups))
     beyond = count_flops(model, graph.inputs) - graph.flops.count(present)  # counted in operators unknown to gdp
-    graph = graph.counted(graph.flops.dense + beyond)
+    graph = graph.with_dense_flops(graph.flops.dense + beyond)
     predicted = graph.flops.count(opened)
     params_before = sum(math.prod(graph.shapes.get(name, p.shape)) for name, p in model.named_parameters())
-    difference, undo = verified(model, graph.inputs, partial(_fold_and_cut, gates), optimizers)
+    difference, undo = change_and_verify(model, graph.inputs, partial(_fold_and_cut, gates), optimizers)
     try:
         flops_after = count_flops(model, graph.inputs)
     except GDPError:
@@ -95,7 +95,7 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
             f"{type(model).__name__} is counted in a way gdp does not know. The removal itself is exact.",
             stacklevel=2,
         )
-    difference, earlier = difference.or_worse(gates.difference), recall(model)
+    difference, earlier = difference.maximum(gates.difference), report_of(model)
     report = Report(
         flops_before=graph.flops.dense,
         flops_after=flops_after,
@@ -108,7 +108,7 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
         max_rel=difference.relative,
         blocks=tuple(block.name for block in plan.blocks),
         history=gates.history,
-        plan=plan if earlier is None else plan.after(earlier.plan),
+        plan=plan if earlier is None else plan.compose(earlier.plan),
     )
-    remember(model, report)
+    register_report(model, report)
     return report

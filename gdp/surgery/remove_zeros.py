@@ -11,7 +11,7 @@ from torch import nn
 
 from gdp.gates import insert_gates
 from gdp.report import Report
-from gdp.surgery.check import preflight
+from gdp.surgery.check import freeze_uncuttable_groups
 from gdp.surgery.remove import remove
 from gdp.tracing import trace
 
@@ -35,11 +35,11 @@ def remove_zeros(
     >>> remove_zeros(net, torch.randn(1, 3, 8, 8)).groups
     (('0', 5, 8),)
     """
-    graph = preflight(model, trace(model, example_inputs, ignore, blocks))
+    graph = freeze_uncuttable_groups(model, trace(model, example_inputs, ignore, blocks))
     gates = insert_gates(model, graph)
     with ExitStack() as undo:
         undo.callback(gates.withdraw)
-        read = torch.zeros(len(gates.raw) + 1, dtype=torch.bool)
+        read = torch.zeros(len(gates.gate_param) + 1, dtype=torch.bool)
         for reader in gates.readers:
             other = [dim for dim in range(reader.weight.dim()) if dim != reader.dim]
             used = reader.weight.detach().ne(0).sum(other).bool().cpu() if other else reader.weight.detach().ne(0).cpu()

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from gdp.errors import GDPError
 from gdp.gates import Gates
-from gdp.graph import Plan
+from gdp.graph import CutPlan
 from gdp.surgery.cut import Undo, check_optimizers, cut
-from gdp.surgery.verify import verified
+from gdp.surgery.verify import change_and_verify
 
 
 def shrink(gates: Gates, optimizers: Iterable[Optimizer] = ()) -> Undo | None:
@@ -28,37 +28,41 @@ def shrink(gates: Gates, optimizers: Iterable[Optimizer] = ()) -> Undo | None:
         GDPError: the cut network differs by more than rounding or does not run, or an optimizer's state can't be cut.
             Everything is then as it was.
     """
-    gone = _removable(gates)
-    if torch.equal(gone, gates.gone):
+    gone = _removable_channels(gates)
+    if torch.equal(gone, gates.removed):
         return None
-    difference, undo = verified(gates.model, gates.graph.inputs, partial(cut_to, gates, gone), optimizers)
-    gates.difference = gates.difference.or_worse(difference)
+    difference, undo = change_and_verify(
+        gates.model, gates.graph.inputs, partial(cut_channels, gates, gone), optimizers
+    )
+    gates.difference = gates.difference.maximum(difference)
     return undo
 
 
-def cut_to(gates: Gates, gone: Tensor, optimizers: Iterable[Optimizer] = ()) -> Undo:
+def cut_channels(gates: Gates, gone: Tensor, optimizers: Iterable[Optimizer] = ()) -> Undo:
     """Cut these channels (one bool per channel of all groups) out of weights, gates and copies; return the undoing."""
     with ExitStack() as undo:
-        undo.callback(cut_everywhere(gates, planned(gates, gone), optimizers))
-        undo.callback(gates.drop(gone))
+        undo.callback(cut_network_and_copies(gates, plan_for(gates, gone), optimizers))
+        undo.callback(gates.remove_channels(gone))
         return undo.pop_all().close
 
 
-def cut_everywhere(gates: Gates, plan: Plan, optimizers: Iterable[Optimizer] = ()) -> Undo:
+def cut_network_and_copies(gates: Gates, plan: CutPlan, optimizers: Iterable[Optimizer] = ()) -> Undo:
     """Cut the network and its copies by a plan; return what undoes it."""
     with ExitStack() as undo:
         undo.callback(cut(gates.model, plan, optimizers))
         for part, copy in gates.copies:
-            undo.callback(cut(copy, plan.part(part)))
+            undo.callback(cut(copy, plan.for_submodule(part)))
         return undo.pop_all().close
 
 
-def planned(gates: Gates, gone: Tensor) -> Plan:
+def plan_for(gates: Gates, gone: Tensor) -> CutPlan:
     """The plan for cutting these channels, where some are cut already."""
-    return Plan.of(gates.graph, gates.indices(gone)).since(Plan.of(gates.graph, gates.indices(gates.gone)))
+    return CutPlan.of(gates.graph, gates.indices(gone)).relative_to(
+        CutPlan.of(gates.graph, gates.indices(gates.removed))
+    )
 
 
-def refuse_optimizers(gates: Gates, optimizers: Iterable[Optimizer]) -> None:
+def check_optimizers_cuttable(gates: Gates, optimizers: Iterable[Optimizer]) -> None:
     """Say early that the state of an optimizer can't be cut.
 
     Raises:
@@ -68,21 +72,21 @@ def refuse_optimizers(gates: Gates, optimizers: Iterable[Optimizer]) -> None:
     check_optimizers({name: p for name, p in gates.model.named_parameters() if name in names}, optimizers)
 
 
-def cuttable(gates: Gates, optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+def cuttable_optimizers(gates: Gates, optimizers: Iterable[Optimizer]) -> list[Optimizer]:
     """The optimizers whose state can be cut."""
     found = []
     for optimizer in optimizers:
         with suppress(GDPError):
-            refuse_optimizers(gates, [optimizer])
+            check_optimizers_cuttable(gates, [optimizer])
             found.append(optimizer)
     return found
 
 
-def _removable(gates: Gates) -> Tensor:
+def _removable_channels(gates: Gates) -> Tensor:
     """The closed channels; without one that has not been cut yet where a group has no open channel."""
-    closed = (gates.raw == 0).cpu()
+    closed = (gates.gate_param == 0).cpu()
     for span in gates.spans.values():
         if bool(closed[span].all()):
-            last = torch.nonzero(~gates.gone[span]).flatten()[0]
+            last = torch.nonzero(~gates.removed[span]).flatten()[0]
             closed[span.start + int(last)] = False
     return closed

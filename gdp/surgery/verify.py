@@ -10,12 +10,21 @@ from torch.optim import Optimizer
 
 from gdp.errors import GDPError
 from gdp.surgery.cut import Undo
-from gdp.utils import Difference, Inputs, finite, first_line, in_double, randomized, run, source_line
+from gdp.utils import (
+    Difference,
+    Inputs,
+    finite_weights,
+    first_line,
+    in_float64,
+    randomize_inputs,
+    run_forward,
+    source_line,
+)
 
 Change = Callable[[Iterable[Optimizer]], Undo]  # changes the network and the optimizers' state
 
 
-def verified(
+def change_and_verify(
     model: nn.Module, inputs: Inputs, change: Change, optimizers: Iterable[Optimizer] = ()
 ) -> tuple[Difference, Undo]:
     """Make a change, and say how far the network's outputs moved; the last result puts everything back.
@@ -31,16 +40,16 @@ def verified(
     """
     optimizers = tuple(optimizers)
     difference, expected, undo = _changed(model, inputs, change, optimizers)
-    if difference.exact(expected):
+    if difference.is_exact(expected):
         return difference, undo
     undo()
     try:
-        with finite(model), in_double(model):
+        with finite_weights(model), in_float64(model):
             precise, outputs, undo_double = _changed(model, inputs, change, ())
             undo_double()
-        exact = precise.exact(outputs)
+        exact = precise.is_exact(outputs)
     except GDPError:  # forward insists on its own type
-        precise, exact = difference, difference.tolerable(expected)
+        precise, exact = difference, difference.is_tolerable(expected)
     if not exact:
         raise GDPError(
             f"The cut {type(model).__name__} differs from the gated one by {precise.absolute:.2e} (relative "
@@ -51,7 +60,7 @@ def verified(
 
 
 def _probe(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    return run(model, inputs) + run(model, randomized(inputs))
+    return run_forward(model, inputs) + run_forward(model, randomize_inputs(inputs))
 
 
 def _changed(

@@ -26,7 +26,7 @@ def _shape_of_batch_norm(
     return torch.empty_like(input)
 
 
-class StandIn(TorchFunctionMode):
+class BatchNormShapeMode(TorchFunctionMode):
     """While active, `F.batch_norm` is `gdp::batch_norm`, which has no values and changes no statistics."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

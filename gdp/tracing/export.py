@@ -12,8 +12,8 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
-from gdp.tracing.batch_norm_shape import StandIn
-from gdp.utils import Inputs, first_line, mode_of, source_line
+from gdp.tracing.batch_norm_shape import BatchNormShapeMode
+from gdp.utils import Inputs, first_line, in_mode, source_line
 
 
 @contextmanager
@@ -35,9 +35,9 @@ def exported(model: nn.Module, inputs: Inputs, training: bool = False) -> Export
         GDPError: the network can't be exported; the message holds the short reason of torch.export, and the line of
             the network's source.
     """
-    with mode_of(model, training), torch.no_grad(), _no_garbage_collection():
+    with in_mode(model, training), torch.no_grad(), _no_garbage_collection():
         try:
-            with StandIn():
+            with BatchNormShapeMode():
                 return torch.export.export(model, inputs, strict=False)
         except Exception as error:  # torch.export raises what the user's forward raises, too
             line = source_line(error)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from gdp.graph import Axis, ChannelGraph, ChannelGroup, FlopModel, Frozen
-from gdp.tracing.labels import STAY
-from gdp.tracing.op_call import FlopTerm, Walk
+from gdp.tracing.labels import FROZEN_ID
+from gdp.tracing.op_call import FlopTerm, TraceState
 
 
-def group_channels(walk: Walk, inputs: tuple[Any, ...]) -> ChannelGraph:
+def group_channels(walk: TraceState, inputs: tuple[Any, ...]) -> ChannelGraph:
     """Turn what a walk collected into a ChannelGraph."""
-    root, reasons = walk.units.resolve()
+    root, reasons = walk.channel_ids.roots()
     axes = {key: root[vector] for key, vector in walk.axes.items()}
     terms = [replace(t, rows=_at(root, t.rows), cols=_at(root, t.cols)) for t in walk.flops]
     loose = [v for t in terms for v in (t.rows, t.cols) if v is not None]
@@ -30,7 +30,7 @@ def group_channels(walk: Walk, inputs: tuple[Any, ...]) -> ChannelGraph:
     for vector in axes.values():
         met[vector] = True
     stay = torch.zeros(len(root), dtype=torch.bool)
-    stay[[STAY, *reasons]] = True
+    stay[[FROZEN_ID, *reasons]] = True
     free = torch.nonzero(met & read & ~stay).flatten()
     alone = torch.bincount(cls[free], minlength=int(cls.max()) + 1)[cls[free]] == 1
     reasons |= {
@@ -63,7 +63,7 @@ def group_channels(walk: Walk, inputs: tuple[Any, ...]) -> ChannelGraph:
             for g, part in zip(found.tolist(), parts, strict=True):
                 touched[g].append((key, Axis(key[0], key[1], part.view(group_sizes[g], -1))))
 
-    lines = {line: set(group_of[root[torch.cat(met)]].tolist()) for line, met in walk.sized.items() if line}
+    lines = {line: set(group_of[root[torch.cat(met)]].tolist()) for line, met in walk.size_lines.items() if line}
     names = _names([[key for key, _ in axes_of] for axes_of in touched], walk)
     groups = tuple(
         ChannelGroup(
@@ -95,7 +95,7 @@ def _refine(n: int, vectors: list[Tensor]) -> Tensor:
     return cls
 
 
-def _names(touched: list[list[tuple[str, int]]], walk: Walk) -> list[str]:
+def _names(touched: list[list[tuple[str, int]]], walk: TraceState) -> list[str]:
     """A group is named after its first producer; later groups of the same producer get a number."""
     seen: Counter[str] = Counter()
     names = []
@@ -108,7 +108,7 @@ def _names(touched: list[list[tuple[str, int]]], walk: Walk) -> list[str]:
 
 
 def _frozen(
-    walk: Walk, axes: dict[tuple[str, int], Tensor], unread: Tensor, reasons: dict[int, str]
+    walk: TraceState, axes: dict[tuple[str, int], Tensor], unread: Tensor, reasons: dict[int, str]
 ) -> tuple[Frozen, ...]:
     """What every conv and linear makes that must stay, counted per reason."""
     texts = list(dict.fromkeys(["", "no conv or linear reads it", *reasons.values()]))
@@ -121,7 +121,7 @@ def _frozen(
             name = _layer(key[0])
             counts = torch.bincount(code[vector], minlength=len(texts)).tolist()
             rows += [Frozen(name, n, text) for n, text in zip(counts, texts, strict=True) if n and text]
-    return (*rows, *walk.left_alone)
+    return (*rows, *walk.frozen_layers)
 
 
 def _layer(tensor: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-STAY = 0  # the label of elements that no surgery may remove: network inputs, zero padding, constants
+FROZEN_ID = 0  # the label of elements that no surgery may remove: network inputs, zero padding, constants
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Labels:
         return cls(full, tuple(full.shape))
 
     @classmethod
-    def stay(cls, shape: tuple[int, ...]) -> Labels:
+    def frozen(cls, shape: tuple[int, ...]) -> Labels:
         return cls(torch.zeros([1] * len(shape), dtype=torch.long), shape)
 
     @classmethod
@@ -53,48 +53,48 @@ class Labels:
 
 
 @dataclass
-class Units:
+class ChannelIds:
     """Hands out channel units, remembers which are tied to each other and which must stay, and why."""
 
     count: int = 1  # unit 0 is STAY
     _pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _frozen: list[tuple[Tensor, str]] = field(default_factory=list)
 
-    def fresh(self, n: int) -> Tensor:
+    def new(self, n: int) -> Tensor:
         """Return the ids of `n` new units."""
         ids = torch.arange(self.count, self.count + n)
         self.count += n
         return ids
 
-    def tie(self, a: Tensor, b: Tensor, reason: str) -> None:
+    def union(self, a: Tensor, b: Tensor, reason: str) -> None:
         """Make `a[i]` and `b[i]` the same unit; a unit tied to STAY must stay, for `reason`."""
         a, b = (t.reshape(-1) for t in torch.broadcast_tensors(a, b))
         differ = a != b
         a, b = a[differ], b[differ]
-        stay = (a == STAY) | (b == STAY)
+        stay = (a == FROZEN_ID) | (b == FROZEN_ID)
         if bool(stay.any()):
             self.freeze(torch.maximum(a, b)[stay], reason)
         if not bool(stay.all()):
             self._pairs.append((a[~stay], b[~stay]))
 
-    def tie_slices(self, labels: Labels, dim: int, reason: str) -> Tensor:
+    def union_slices(self, labels: Labels, dim: int, reason: str) -> Tensor:
         """Tie all units that share an index along `dim`; return one id per index, shape (size,)."""
         rows = labels.ids.movedim(dim, 0).flatten(1) if labels.ids.dim() > 1 else labels.ids.view(-1, 1)
         if rows.shape[1] > 1:
-            self.tie(rows[:, :1], rows, reason)
+            self.union(rows[:, :1], rows, reason)
         return rows[:, 0].expand(labels.shape[dim])
 
     def freeze(self, ids: Tensor, reason: str) -> None:
         """These units must stay, for `reason`."""
         ids = torch.unique(ids)
-        ids = ids[ids != STAY]
+        ids = ids[ids != FROZEN_ID]
         if len(ids):
             self._frozen.append((ids, reason))
 
-    def resolve(self) -> tuple[Tensor, dict[int, str]]:
+    def roots(self) -> tuple[Tensor, dict[int, str]]:
         """Return the root of every unit, shape (count,), and the first reason of every root that must stay."""
         ends = [torch.cat(side) for side in zip(*self._pairs, strict=True)] or [torch.empty(0, dtype=torch.long)] * 2
-        root = components(self.count, ends[0], ends[1])
+        root = connected_components(self.count, ends[0], ends[1])
         reasons: dict[int, str] = {}
         for ids, reason in self._frozen:
             for r in torch.unique(root[ids]).tolist():
@@ -102,7 +102,7 @@ class Units:
         return root, reasons
 
 
-def components(n: int, a: Tensor, b: Tensor) -> Tensor:
+def connected_components(n: int, a: Tensor, b: Tensor) -> Tensor:
     """Return, for each of `n` nodes, the smallest node it is connected to by the edges `a[i] - b[i]`.
 
     Hooking and pointer jumping on whole tensors (Shiloach and Vishkin, 1982): O(log n) rounds, no loop over edges.

@@ -15,26 +15,36 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from gdp.graph import Block, ChannelGraph
+from gdp.graph import ChannelGraph, ResidualBranch
 
-_LAST = {"conv1d", "conv2d", "conv3d", "linear"}
-_TAIL = {"batch_norm", "mul", "permute", "dropout", "clone", "contiguous", "transpose"}  # constants stay constants
+_LAST_LAYER_OPS = {"conv1d", "conv2d", "conv3d", "linear"}
+_CONSTANT_PRESERVING_OPS = {
+    "batch_norm",
+    "mul",
+    "permute",
+    "dropout",
+    "clone",
+    "contiguous",
+    "transpose",
+}  # constants stay constants
 _WINDOW = nn.modules.conv._ConvNd
 _PASSING = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
 
 
-def find_blocks(program: ExportedProgram, graph: ChannelGraph, model: nn.Module) -> tuple[Block, ...]:
+def find_residual_branches(
+    program: ExportedProgram, graph: ChannelGraph, model: nn.Module
+) -> tuple[ResidualBranch, ...]:
     """The residual branches of a network that consist of channel groups alone, innermost first, none within another."""
-    search = _Search(program, graph, model)
-    found = [b for node in program.graph.nodes if _op(node) == "add" for b in search.at(node)]
-    chosen: list[Block] = []
-    for block in sorted(found, key=lambda b: len(b.silent)):
-        layers = {block.last, *block.silent}
-        if not any(layers & {b.last, *b.silent} for b in chosen):
+    search = _BranchSearch(program, graph, model)
+    found = [b for node in program.graph.nodes if _op(node) == "add" for b in search.ending_at(node)]
+    chosen: list[ResidualBranch] = []
+    for block in sorted(found, key=lambda b: len(b.inner_layers)):
+        layers = {block.last_layer, *block.inner_layers}
+        if not any(layers & {b.last_layer, *b.inner_layers} for b in chosen):
             chosen.append(block)
     order = {g.name: i for i, g in enumerate(graph.groups)}
     times = Counter(block.name for block in chosen)
-    named = (replace(b, name=f"{b.name} ({b.last})") if times[b.name] > 1 else b for b in chosen)
+    named = (replace(b, name=f"{b.name} ({b.last_layer})") if times[b.name] > 1 else b for b in chosen)
     return tuple(sorted(named, key=lambda b: order[b.reads[0]]))
 
 
@@ -42,7 +52,7 @@ def _op(node: Node) -> str:
     return getattr(node.target, "_opname", "").removesuffix("_") if node.op == "call_function" else ""
 
 
-class _Search:
+class _BranchSearch:
     """One exported graph, and which layers, groups and nodes belong together in it."""
 
     def __init__(self, program: ExportedProgram, graph: ChannelGraph, model: nn.Module) -> None:
@@ -63,27 +73,27 @@ class _Search:
         self.used = self._live(None)
         self.whole = {key for key, n in covered.items() if n == graph.shapes[key[0]][key[1]]}
 
-    def at(self, add: Node) -> Iterator[Block]:
+    def ending_at(self, add: Node) -> Iterator[ResidualBranch]:
         """The branch that ends in this addition, if there is one beside a way around it."""
         terms = list(dict.fromkeys(a for a in add.args if isinstance(a, Node)))
         for branch, around in (terms, terms[::-1]) if len(terms) == 2 else ():
-            last, norm = self._last(branch)
-            block = None if last is None else self._block(last, norm, around)
+            last, norm = self._last_layer(branch)
+            block = None if last is None else self._branch(last, norm, around)
             if block is not None:
                 yield block
                 return
 
-    def _last(self, node: Node) -> tuple[Node | None, str]:
+    def _last_layer(self, node: Node) -> tuple[Node | None, str]:
         """The conv or linear whose output, scaled and shifted at most, is this node, and the norm right behind it."""
         norm = ""
-        while len(node.users) == 1 and _op(node) in _TAIL:
+        while len(node.users) == 1 and _op(node) in _CONSTANT_PRESERVING_OPS:
             norm = self._layer(node) if _op(node) == "batch_norm" else ""
             norm = norm if getattr(self.layers.get(norm), "running_mean", None) is not None else ""
             data = [a for a in node.args if isinstance(a, Node) and a not in self.tensor]
             if len(data) != 1:
                 return None, ""
             node = data[0]
-        found = len(node.users) == 1 and _op(node) in _LAST and node.args[1] in self.tensor
+        found = len(node.users) == 1 and _op(node) in _LAST_LAYER_OPS and node.args[1] in self.tensor
         return (node, norm) if found else (None, "")
 
     def _layer(self, node: Node) -> str:
@@ -92,7 +102,7 @@ class _Search:
         path = next((p for p, _ in reversed(stack.values()) if p), "")
         return path if path in self.layers else ""
 
-    def _block(self, last: Node, norm: str, around: Node) -> Block | None:
+    def _branch(self, last: Node, norm: str, around: Node) -> ResidualBranch | None:
         live = self._live(last)
         dead = [n for n in self.nodes if n in self.used and n not in live]
         if not dead or not self._sees_an_input(around, last):
@@ -112,15 +122,20 @@ class _Search:
         convs = [name for name in layers if isinstance(self.layers.get(name), _WINDOW | nn.Linear)]
         once = all(sum(self._layer(n) == name for n in self.nodes) == 1 for name in (head, norm) if name)
         if not (
-            head and once and only and convs and (weight, 1) in self.whole and self._silenceable(layers, tensors, dead)
+            head
+            and once
+            and only
+            and convs
+            and (weight, 1) in self.whole
+            and self._is_replaceable(layers, tensors, dead)
         ):
             return None
         name = _common([head, *layers])
         order = [g.name for g in self.graph.groups]
         pick = partial(sorted, key=order.index)
-        return Block(name, tuple(pick(inside)), tuple(pick(reads)), head, norm, tuple(sorted(layers)))
+        return ResidualBranch(name, tuple(pick(inside)), tuple(pick(reads)), head, norm, tuple(sorted(layers)))
 
-    def _silenceable(self, layers: set[str], tensors: set[str], dead: list[Node]) -> bool:
+    def _is_replaceable(self, layers: set[str], tensors: set[str], dead: list[Node]) -> bool:
         """Whether all tensors belong to known layers, and these layers are called in the branch alone."""
         found = [self.layers.get(name) for name in layers]
         known = all(isinstance(m, (_WINDOW, nn.Linear, *_PASSING)) or _is_squeeze(m) for m in found)

@@ -21,12 +21,12 @@ from gdp.graph import ChannelGraph
 from gdp.tracing.export import exported
 from gdp.tracing.grouping import group_channels
 from gdp.tracing.labels import Labels
-from gdp.tracing.op_call import Call, Walk, Weight
-from gdp.tracing.residual_branches import find_blocks
+from gdp.tracing.op_call import OpCall, ParamRef, TraceState
+from gdp.tracing.residual_branches import find_residual_branches
 from gdp.tracing.rules import elementwise, reshaping
 from gdp.tracing.rules.table import rule_for
 from gdp.tracing.training_mode import differs_in_training
-from gdp.utils import as_inputs, inputs_for, is_users, plain_name, refuse_gated, train_inputs
+from gdp.utils import as_input_tuple, check_ungated, double_batch, inputs_like_weights, is_user_file, plain_name
 
 
 def trace(
@@ -52,9 +52,9 @@ def trace(
     """
     if not isinstance(model, nn.Module):
         raise GDPError(f"Expected a torch.nn.Module to trace, but got {type(model).__name__}.")
-    refuse_gated(model)
+    check_ungated(model)
     check_ignore(ignore)
-    inputs = inputs_for(model, as_inputs(example_inputs))
+    inputs = inputs_like_weights(model, as_input_tuple(example_inputs))
     ignored = _ignored_tensors(model, ignore)
     tensors = dict(_tensors(model))
     canonical: dict[int, str] = {}
@@ -62,27 +62,29 @@ def trace(
     programs = [exported(model, inputs)]
     if differs := differs_in_training(model, inputs):
         programs += _exported_for_training(model, inputs)
-    own = frozenset() if differs and len(programs) == 1 else _used_by_their_layers(programs, names)
+    private_weights = frozenset() if differs and len(programs) == 1 else _used_by_their_layers(programs, names)
 
-    def graph(flipped: frozenset[str] = frozenset()) -> tuple[Walk, ChannelGraph]:
-        walk = Walk({name: tuple(t.shape) for name, t in tensors.items()}, settable=_settable(model, names))
-        walk.flipped = flipped
+    def graph(flipped: frozenset[str] = frozenset()) -> tuple[TraceState, ChannelGraph]:
+        walk = TraceState(
+            {name: tuple(t.shape) for name, t in tensors.items()}, settable_groups=_settable(model, names)
+        )
+        walk.flipped_grouping = flipped
         for program in programs:
             _run(walk, program, names)
             walk.counting = False
         for name, pattern in ignored.items():
             for (tensor, _), vector in walk.axes.items():
                 if tensor == names[name]:
-                    walk.units.freeze(vector, f"ignored by {pattern!r}")
+                    walk.channel_ids.freeze(vector, f"ignored by {pattern!r}")
         walk.finish()
         return walk, group_channels(walk, inputs)
 
     walk, found = graph()
-    stuck = frozenset(name for name in walk.grouped if not found.carries(name))
+    stuck = frozenset(name for name in walk.two_way_grouping if not found.carries(name))
     if stuck:  # grouped convs that can't lose whole groups may lose channels in step, and the other way round
         found = max((found, graph(stuck)[1]), key=lambda g: sum(group.size for group in g.groups))
-    found = replace(found, own=own)
-    return found.with_blocks(find_blocks(programs[0], found, model)) if blocks else found
+    found = replace(found, private_weights=private_weights)
+    return found.with_blocks(find_residual_branches(programs[0], found, model)) if blocks else found
 
 
 def _settable(model: nn.Module, names: dict[str, str]) -> frozenset[str]:
@@ -110,7 +112,7 @@ def _exported_for_training(model: nn.Module, inputs: tuple[Any, ...]) -> list[Ex
 
     Preflight tries them on the cut network then, and leaves alone what they can't follow.
     """
-    for example in (inputs, train_inputs(inputs)):
+    for example in (inputs, double_batch(inputs)):
         try:
             return [exported(model, example, training=True)]
         except GDPError:
@@ -130,7 +132,7 @@ def _used_by_their_layers(programs: Sequence[ExportedProgram], names: dict[str, 
     return frozenset(name for name, alone in used.items() if alone)
 
 
-def _run(walk: Walk, program: ExportedProgram, names: dict[str, str]) -> None:
+def _run(walk: TraceState, program: ExportedProgram, names: dict[str, str]) -> None:
     """Walk one graph; labels of parameters met in an earlier graph are shared."""
     signature = program.graph_signature
     stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
@@ -140,23 +142,23 @@ def _run(walk: Walk, program: ExportedProgram, names: dict[str, str]) -> None:
             value = node.meta.get("val")
             if node.name in stored:
                 name = names[stored[node.name]]
-                env[node] = Weight(name, walk.shapes[name])
+                env[node] = ParamRef(name, walk.shapes[name])
             else:
-                env[node] = Labels.stay(tuple(value.shape)) if isinstance(value, Tensor) else value
+                env[node] = Labels.frozen(tuple(value.shape)) if isinstance(value, Tensor) else value
         elif node.op == "output":
             for out in tree_leaves(node.args):
                 value = env.get(out) if isinstance(out, Node) else None
                 if isinstance(value, Labels):
-                    walk.units.freeze(value.ids, "reaches the network's output")
-                elif isinstance(value, Weight):
-                    walk.fix(value, "reaches the network's output")
+                    walk.channel_ids.freeze(value.ids, "reaches the network's output")
+                elif isinstance(value, ParamRef):
+                    walk.keep_shape(value, "reaches the network's output")
         elif node.op == "call_function":
             env[node] = _apply(walk, node, env)
         else:  # the body of a higher-order operator, which is not known
             env[node] = None
 
 
-def _apply(walk: Walk, node: Node, env: dict[Node, Any]) -> Any:
+def _apply(walk: TraceState, node: Node, env: dict[Node, Any]) -> Any:
     def value(arg: Any) -> Any:
         if isinstance(arg, Node):
             return env[arg]
@@ -167,22 +169,22 @@ def _apply(walk: Walk, node: Node, env: dict[Node, Any]) -> Any:
     shapes = _shapes(node.meta.get("val"))
     if not isinstance(node.target, torch._ops.OpOverload):
         args = {f"arg{i}": value(a) for i, a in enumerate(tree_leaves((node.args, node.kwargs)))}
-        call = Call("", args, shapes, _module(node), _line(node), node.target, walk)
-        return call.unknown(f"{call.where} is not known to gdp")
+        call = OpCall("", args, shapes, _module(node), _line(node), node.target, walk)
+        return call.freeze_all(f"{call.location} is not known to gdp")
     schema = node.target._schema
     args = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
     args |= {a.name: value(v) for a, v in zip(schema.arguments, node.args, strict=False)}
     args |= {k: value(v) for k, v in node.kwargs.items()}
     op = node.target._opname.removesuffix("_")
-    call = Call(op, args, shapes, _module(node), _line(node), node.target, walk)
+    call = OpCall(op, args, shapes, _module(node), _line(node), node.target, walk)
     rule = rule_for(op, node.target)
     if op.startswith("_assert") or (shapes == [] and not any(True for _ in call.operands())):
         return None
     if rule is None:
-        return call.unknown(f"{call.where} is not known to gdp")
+        return call.freeze_all(f"{call.location} is not known to gdp")
     out = rule(call)
     if rule.__module__ in (reshaping.__name__, elementwise.__name__):
-        call.note_sizes(out)
+        call.note_written_sizes(out)
     return out
 
 
@@ -203,7 +205,7 @@ def _module(node: Node) -> str:
 def _line(node: Node) -> str:
     """The innermost line of the user's source that led to an operator, as torch.export noted it."""
     entries = re.findall(r'File "(.+?)", line (\d+), in .*\n\s*(.*)', node.meta.get("stack_trace") or "")
-    return next((f"{Path(f).name}:{n}: {code}" for f, n, code in reversed(entries) if is_users(f)), "")
+    return next((f"{Path(f).name}:{n}: {code}" for f, n, code in reversed(entries) if is_user_file(f)), "")
 
 
 def _ignored_tensors(model: nn.Module, ignore: Sequence[str | type]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from gdp.utils import Inputs, mode_of
+from gdp.utils import Inputs, in_mode
 
 _SAME_SHAPE = {F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.normalize, F.softmax, F.dropout, F.relu}
 
@@ -28,7 +28,7 @@ _NOISE = {"mul", "mul_", "div", "div_", "add", "add_", "sub", "__mul__", "__imul
 _NOISE |= {"bernoulli", "bernoulli_", "uniform_", "floor_", "floor", "__truediv__", "to", "normal_", "type_as"}
 
 
-class _Recorder(TorchFunctionMode):
+class _CallRecorder(TorchFunctionMode):
     """The torch functions that a forward calls: name, parameters used, shapes of results; not those on counters.
 
     Random masks (stochastic depth) and their product with an activation are left out: they tie no channels.
@@ -73,9 +73,9 @@ def differs_in_training(model: nn.Module, inputs: Inputs) -> bool:
     metas = tree_map(lambda t: t.to("meta") if isinstance(t, Tensor) else t, inputs)
     calls = []
     for training in (False, True):
-        with mode_of(model, training), torch.no_grad(), torch.device("meta"):
+        with in_mode(model, training), torch.no_grad(), torch.device("meta"):
             try:
-                with _Recorder({id(t): name for name, t in state.items()}) as recorder:
+                with _CallRecorder({id(t): name for name, t in state.items()}) as recorder:
                     functional_call(model, state, metas, tie_weights=False)
             except Exception:
                 return True

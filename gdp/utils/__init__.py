@@ -1,45 +1,54 @@
 """Tools that know nothing of pruning: names, inputs, module state, differences, FLOPs by fvcore, files, processes."""
 
-from gdp.utils.difference import Difference, finite, in_double
-from gdp.utils.distributed import as_on_rank_zero, in_all
-from gdp.utils.files import AnyPath, check_intact, read, write
-from gdp.utils.fvcore_flops import count_flops, count_parameters, counted_run
-from gdp.utils.inputs import Inputs, as_inputs, copied, inputs_for, randomized, train_inputs
-from gdp.utils.module_state import mode_of, run, uncompiled
-from gdp.utils.names import SUFFIX, module_of, plain_name, plain_state, refuse_gated, state_for, tensors_of, unwrapped
-from gdp.utils.tracebacks import first_line, is_users, source_line
+from gdp.utils.difference import Difference, finite_weights, in_float64
+from gdp.utils.distributed import all_ranks, broadcast_from_rank_zero
+from gdp.utils.files import AnyPath, check_intact, read_checked, write_atomically
+from gdp.utils.fvcore_flops import count_and_run, count_flops, count_parameters
+from gdp.utils.inputs import Inputs, as_input_tuple, clone_inputs, double_batch, inputs_like_weights, randomize_inputs
+from gdp.utils.module_state import compile_disabled, in_mode, run_forward
+from gdp.utils.names import (
+    GATE_SUFFIX,
+    check_ungated,
+    get_module,
+    named_tensors,
+    plain_name,
+    plain_state_dict,
+    state_dict_for,
+    unwrap_compiled,
+)
+from gdp.utils.tracebacks import first_line, is_user_file, source_line
 
 __all__ = [
-    "SUFFIX",
+    "GATE_SUFFIX",
     "AnyPath",
     "Difference",
     "Inputs",
-    "as_inputs",
-    "as_on_rank_zero",
+    "all_ranks",
+    "as_input_tuple",
+    "broadcast_from_rank_zero",
     "check_intact",
-    "copied",
+    "check_ungated",
+    "clone_inputs",
+    "compile_disabled",
+    "count_and_run",
     "count_flops",
     "count_parameters",
-    "counted_run",
-    "finite",
+    "double_batch",
+    "finite_weights",
     "first_line",
-    "in_all",
-    "in_double",
-    "inputs_for",
-    "is_users",
-    "mode_of",
-    "module_of",
+    "get_module",
+    "in_float64",
+    "in_mode",
+    "inputs_like_weights",
+    "is_user_file",
+    "named_tensors",
     "plain_name",
-    "plain_state",
-    "randomized",
-    "read",
-    "refuse_gated",
-    "run",
+    "plain_state_dict",
+    "randomize_inputs",
+    "read_checked",
+    "run_forward",
     "source_line",
-    "state_for",
-    "tensors_of",
-    "train_inputs",
-    "uncompiled",
-    "unwrapped",
-    "write",
+    "state_dict_for",
+    "unwrap_compiled",
+    "write_atomically",
 ]

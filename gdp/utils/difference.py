@@ -39,23 +39,23 @@ class Difference:
             absolute, relative = max(absolute, worst), max(relative, worst / size if size else float("inf"))
         return cls(absolute, relative)
 
-    def or_worse(self, other: Difference) -> Difference:
+    def maximum(self, other: Difference) -> Difference:
         """The larger of two differences."""
         return Difference(max(self.absolute, other.absolute), max(self.relative, other.relative))
 
-    def exact(self, outputs: list[Tensor]) -> bool:
+    def is_exact(self, outputs: list[Tensor]) -> bool:
         """Whether this is no more than rounding in the type of the outputs. Never true for NaN."""
         double = all(t.dtype == torch.float64 for t in outputs if t.is_floating_point())
         return self.relative <= (EXACT_IN_DOUBLE if double else EXACT)
 
-    def tolerable(self, outputs: list[Tensor]) -> bool:
+    def is_tolerable(self, outputs: list[Tensor]) -> bool:
         """The verdict where float64 can't be asked: at most 1e-4, or four steps of the type of the outputs."""
         steps = [torch.finfo(t.dtype).eps for t in outputs if t.is_floating_point()]
         return self.relative <= max([1e-4, *(4 * s for s in steps)])
 
 
 @contextmanager
-def finite(model: nn.Module) -> Iterator[None]:
+def finite_weights(model: nn.Module) -> Iterator[None]:
     """The network with numbers where training has left NaN or infinity; afterwards it is bit for bit as it was."""
     random = torch.Generator().manual_seed(0)
     was = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if not bool(t.isfinite().all())]
@@ -70,7 +70,7 @@ def finite(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def in_double(model: nn.Module) -> Iterator[None]:
+def in_float64(model: nn.Module) -> Iterator[None]:
     """The network in float64; afterwards it is bit for bit as it was."""
     was = [(t, t.data, t.grad) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
     try:

@@ -7,22 +7,22 @@ from torch import Tensor
 from torch import distributed as dist
 
 
-def _together() -> bool:
+def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def as_on_rank_zero(found: Tensor) -> Tensor:
+def broadcast_from_rank_zero(found: Tensor) -> Tensor:
     """What the first process found: sums on a GPU differ in the last bits from rank to rank, decisions must not."""
-    if not _together():
+    if not _is_distributed():
         return found
     shared = found.to(torch.uint8) if found.dtype == torch.bool else found.clone()
     dist.broadcast(shared, 0)
     return shared.to(found.dtype)
 
 
-def in_all(flag: Tensor) -> Tensor:
+def all_ranks(flag: Tensor) -> Tensor:
     """Whether a bool is true in every process."""
-    if not _together():
+    if not _is_distributed():
         return flag
     shared = flag.to(torch.uint8)
     dist.all_reduce(shared, dist.ReduceOp.MIN)

@@ -18,7 +18,7 @@ from gdp.errors import GDPError
 AnyPath = str | os.PathLike[str]
 
 
-def write(content: Any, path: AnyPath) -> None:
+def write_atomically(content: Any, path: AnyPath) -> None:
     """Save with torch.save; the file appears under its name only when it is complete.
 
     Raises:
@@ -33,7 +33,7 @@ def write(content: Any, path: AnyPath) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError once a write has failed
-        cause = _cause(error)
+        cause = _os_error_behind(error)
         raise GDPError(
             f"{os.fspath(path)!r} could not be written ({type(cause).__name__}: {str(cause).splitlines()[0]}). What "
             "was there before is untouched; make room or choose another folder, and save again."
@@ -43,7 +43,7 @@ def write(content: Any, path: AnyPath) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _cause(error: BaseException) -> BaseException:
+def _os_error_behind(error: BaseException) -> BaseException:
     """The OSError behind an error, if there is one."""
     context = error
     while not isinstance(context, OSError) and (context.__cause__ or context.__context__):
@@ -51,7 +51,7 @@ def _cause(error: BaseException) -> BaseException:
     return context if isinstance(context, OSError) else error
 
 
-def read(path: AnyPath, what: str) -> Any:
+def read_checked(path: AnyPath, what: str) -> Any:
     """Load a file of torch.save that holds tensors and plain containers; no code of the file ever runs.
 
     Args:
@@ -85,7 +85,7 @@ def check_intact(path: AnyPath, what: str = "a checkpoint") -> None:
         GDPError: the file is damaged.
     """
     try:  # an old format has no checksums; what is no local file is not looked at
-        broken = _broken(path) if zipfile.is_zipfile(path) else None
+        broken = _first_damaged_record(path) if zipfile.is_zipfile(path) else None
     except Exception as error:  # whatever a damaged zip file makes of its reader
         raise _unreadable(path, what, error) from error
     if broken is not None:
@@ -101,7 +101,7 @@ def _unreadable(path: AnyPath, what: str, reason: str | Exception) -> GDPError:
     )
 
 
-def _broken(path: AnyPath) -> str | None:
+def _first_damaged_record(path: AnyPath) -> str | None:
     """The first record of a zip file whose checksum is wrong."""
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()

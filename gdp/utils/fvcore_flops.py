@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
-from gdp.utils.inputs import as_inputs, copied
-from gdp.utils.module_state import mode_of, uncompiled
+from gdp.utils.inputs import as_input_tuple, clone_inputs
+from gdp.utils.module_state import compile_disabled, in_mode
 from gdp.utils.tracebacks import first_line, source_line
 
 
@@ -33,7 +33,7 @@ class _FlatOutput(nn.Module):
 
 
 @contextmanager
-def _same_hooks(model: nn.Module) -> Iterator[None]:
+def _hooks_restored(model: nn.Module) -> Iterator[None]:
     """fvcore leaves its hooks behind when tracing fails."""
     held = [hooks for m in model.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks)]
     kept = [(hooks, hooks.copy()) for hooks in held]
@@ -45,16 +45,16 @@ def _same_hooks(model: nn.Module) -> Iterator[None]:
             hooks.update(before)
 
 
-def counted_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tensor]]:
+def count_and_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tensor]]:
     """FLOPs of one forward pass, counted by fvcore, and its outputs. The network is left as it was.
 
     Raises:
         GDPError: fvcore can't trace the network.
     """
     # with gradients: without them nn.MultiheadAttention takes a fused path that fvcore does not count
-    with mode_of(model, training=False), torch.enable_grad(), _same_hooks(model), uncompiled(model):
+    with in_mode(model, training=False), torch.enable_grad(), _hooks_restored(model), compile_disabled(model):
         flat = _FlatOutput(model).eval()
-        analysis = FlopCountAnalysis(flat, copied(model, as_inputs(example_inputs)))
+        analysis = FlopCountAnalysis(flat, clone_inputs(model, as_input_tuple(example_inputs)))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
         try:
@@ -77,7 +77,7 @@ def count_flops(model: nn.Module, example_inputs: Any) -> int:
     >>> count_flops(nn.Conv2d(3, 8, 3, bias=False), torch.zeros(1, 3, 6, 6))
     3456
     """
-    return counted_run(model, example_inputs)[0]
+    return count_and_run(model, example_inputs)[0]
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -11,14 +11,14 @@ from torch.utils._pytree import tree_map
 Inputs = tuple[Any, ...]
 
 
-def as_inputs(example_inputs: Any) -> Inputs:
+def as_input_tuple(example_inputs: Any) -> Inputs:
     """One tensor or a tuple of inputs, as a tuple."""
     if isinstance(example_inputs, tuple):
         return example_inputs
     return tuple(example_inputs) if isinstance(example_inputs, list) else (example_inputs,)
 
 
-def inputs_for(model: nn.Module, inputs: Inputs) -> Inputs:
+def inputs_like_weights(model: nn.Module, inputs: Inputs) -> Inputs:
     """The example input on the device and in the floating type of the network's weights."""
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
     if weight is None:
@@ -32,12 +32,12 @@ def inputs_for(model: nn.Module, inputs: Inputs) -> Inputs:
     return tree_map(move, inputs)
 
 
-def copied(model: nn.Module, inputs: Inputs) -> Inputs:
+def clone_inputs(model: nn.Module, inputs: Inputs) -> Inputs:
     """A copy of the example input that `forward` may change, fit for the network."""
-    return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, inputs_for(model, inputs))
+    return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, inputs_like_weights(model, inputs))
 
 
-def randomized(inputs: Inputs, only_constant: bool = False) -> Inputs:
+def randomize_inputs(inputs: Inputs, only_constant: bool = False) -> Inputs:
     """Inputs of the same shapes with random numbers in place of floats: an example of zeros would show nothing."""
     generator = torch.Generator().manual_seed(0)
 
@@ -51,6 +51,6 @@ def randomized(inputs: Inputs, only_constant: bool = False) -> Inputs:
     return tree_map(other, inputs)
 
 
-def train_inputs(inputs: Inputs) -> Inputs:
+def double_batch(inputs: Inputs) -> Inputs:
     """The inputs twice along the batch dimension: batch norm refuses to train on a single value per channel."""
     return tree_map(lambda t: torch.cat([t, t]) if isinstance(t, Tensor) and t.dim() else t, inputs)

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gdp.utils.inputs import Inputs, copied
+from gdp.utils.inputs import Inputs, clone_inputs
 
 
-def run(model: nn.Module, inputs: Inputs, training: bool = False) -> list[Tensor]:
+def run_forward(model: nn.Module, inputs: Inputs, training: bool = False) -> list[Tensor]:
     """Every output tensor of the network on an example input, which is not changed; in eval mode unless asked."""
-    with mode_of(model, training), torch.no_grad(), uncompiled(model):
-        return [t.clone() for t in tree_leaves(model(*copied(model, inputs))) if isinstance(t, Tensor)]
+    with in_mode(model, training), torch.no_grad(), compile_disabled(model):
+        return [t.clone() for t in tree_leaves(model(*clone_inputs(model, inputs))) if isinstance(t, Tensor)]
 
 
 @contextmanager
-def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     """Put the network in train or eval mode; afterwards modes, buffers and the RNG are as they were."""
     modes = [(m, m.training) for m in model.modules()]
     buffers = [
@@ -49,7 +49,7 @@ def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 @contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
+def compile_disabled(model: nn.Module) -> Iterator[None]:
     """What torch.compile wrapped or compiled in place runs as it is written: same results, nothing compiled for it."""
     wrapped: list[tuple[Any, Any]] = [
         (m, m.forward) for m in model.modules() if isinstance(m, torch._dynamo.OptimizedModule)

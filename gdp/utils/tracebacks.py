@@ -16,7 +16,9 @@ def first_line(error: BaseException) -> str:
     return line if len(line) <= 200 else line[:120] + " ... " + line[-75:]
 
 
-_NOT_THE_USERS = tuple(f"{Path(module).parent}{os.sep}" for module in (torch.__file__, fvcore.__file__, str(Path(__file__).parent)))
+_LIBRARY_FOLDERS = tuple(
+    f"{Path(module).parent}{os.sep}" for module in (torch.__file__, fvcore.__file__, str(Path(__file__).parent))
+)
 
 
 def source_line(error: BaseException) -> str:
@@ -24,12 +26,12 @@ def source_line(error: BaseException) -> str:
     seen: BaseException | None = error
     while seen is not None:
         for frame in reversed(traceback.extract_tb(seen.__traceback__)):
-            if is_users(frame.filename):
+            if is_user_file(frame.filename):
                 return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"
         seen = seen.__cause__ or seen.__context__
     return ""
 
 
-def is_users(filename: str) -> bool:
+def is_user_file(filename: str) -> bool:
     """Whether a source file belongs to neither torch, fvcore nor gdp."""
-    return not filename.startswith((*_NOT_THE_USERS, "<"))
+    return not filename.startswith((*_LIBRARY_FOLDERS, "<"))
