@@ -135,10 +135,9 @@ def opened_by_mistake(
     for i in torch.randperm(len(closed), generator=random)[:GROUPS_OPENED].tolist():
         raw = gates.gate_param.clone()
         gates.gate_param[gates.spans[closed[i]]] = 1.0
-        gates.sync()
+        gates.set()
         change = difference(gated, outputs(net, probe))
-        gates.gate_param = raw
-        gates.sync()
+        gates.set(raw)
         found = max(found or 0.0, change)
         if found >= 10 * CONTROL:
             break

@@ -51,11 +51,9 @@ def traced(target=0.5, **options):
     net = randomize(Residual()).eval()
     x = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     pruner = gdp.Pruner(net, gdp.trace(net, x), target, 100, Annealed(**options))
-    pruner.gates.gate_param = 0.2 + 0.6 * torch.rand(
-        len(pruner.gates.gate_param), generator=torch.Generator().manual_seed(1)
-    )
-    pruner.gates.temperature, pruner.steps = 0.5, 30
-    pruner.gates.sync()
+    pruner.steps = 30
+    gate_param = 0.2 + 0.6 * torch.rand(len(pruner.gates.gate_param), generator=torch.Generator().manual_seed(1))
+    pruner.gates.set(gate_param, temperature=0.5)
     return net, x, pruner
 
 
@@ -94,8 +92,8 @@ def test_indicators_learn_from_loss_budget_and_lasso(target, step, tolerance, si
     net, x, pruner = traced(target, budget=3.0, lasso=0.7, tolerance=tolerance)
     pruner.steps = step
     gradient = gate_gradients(pruner.gates, net(x).square().mean())
-    family, state, moment = pruner.method, pruner.method_state, pruner.context
-    by_all, by_rest = (method.by_alpha(g, state, moment) for g in (gradient, torch.zeros_like(gradient)))
+    method, state, context = pruner.method, pruner.method_state, pruner.context
+    by_all, by_rest = (method.alpha_gradient(g, state, context) for g in (gradient, torch.zeros_like(gradient)))
     value, inside = pruner.gates.values, torch.sigmoid((2 * pruner.gates.gate_param - 1) / 0.5)
     budget = by_rest - 0.7 / len(value) * value * (1 - inside) / 0.5
     assert (budget.abs() < 1e-6).all() if sign == 0 else (budget * sign > 1e-4).all()
@@ -114,7 +112,7 @@ def test_a_part_of_the_pressure_is_given_back_by_sensitivity(target, step, toler
         pruner.gates.gate_param[3] = 0.0
         pruner.method_state["sensitivity"] = torch.linspace(0, 1, len(zero))
         slope = torch.sigmoid((1 - 2 * pruner.gates.gate_param) / 0.5) / 0.5
-        by_rest[curvature] = pruner.method.by_alpha(zero, pruner.method_state, pruner.context) / slope
+        by_rest[curvature] = pruner.method.alpha_gradient(zero, pruner.method_state, pruner.context) / slope
     given = by_rest[0.0] - by_rest[0.25]
     assert given.sum().item() == pytest.approx(0.25 * by_rest[0.0].sum().item() if sign > 0 else 0.0, rel=1e-4)
     share = torch.linspace(0, 1, len(zero)).index_fill(0, torch.tensor(3), 0.0)
@@ -139,7 +137,7 @@ def test_where_batch_norm_follows_the_loss_moves_no_group_as_a_whole():
 def test_a_loss_that_is_not_finite_teaches_nothing_and_closed_gates_stay_closed():
     net, x, pruner = traced()
     pruner.gates.gate_param[3] = 0.0
-    pruner.gates.sync()
+    pruner.gates.set()
     before = pruner.gates.gate_param.clone()
     pruner.update_held_out(net(x).square().mean() * float("nan"))
     assert torch.equal(pruner.gates.gate_param, before)
@@ -167,7 +165,7 @@ def fit(method, target=0.5, shrink="epoch", **kw):
     gates = Gates(pruning)
     run = trainer(pruning, gates, **({"epochs": 10} | kw))
     run.fit(lit, loader(), loader())
-    return lit, pruning, gates.values, pruning.method.window(run.global_step).end
+    return lit, pruning, gates.values, pruning.options.method.window(run.global_step).end
 
 
 RUNS = [
@@ -182,7 +180,9 @@ RUNS = [
 
 
 @works("Kinds of gates", '`method="annealed"`', "a fifth of the training data is held out for the gates")
-@pytest.mark.parametrize("method, kw", RUNS, ids=["usual", "target", "val", "at the end", "steps", "bf16", "accumulated"])
+@pytest.mark.parametrize(
+    "method, kw", RUNS, ids=["usual", "target", "val", "at the end", "steps", "bf16", "accumulated"]
+)
 def test_a_run_meets_the_target_exactly(method, kw):
     target = kw.get("target", 0.5)
     lit, pruning, values, end = fit(method, **kw)
@@ -207,7 +207,9 @@ def test_indicators_part_inside_the_window():
 
 
 @works("Kinds of gates", 'resuming with `method="annealed"`', "bit for bit the uninterrupted run")
-@pytest.mark.parametrize("method", ["annealed", QUICK, Annealed(held_out="val", every=2)], ids=["usual", "quick", "val"])
+@pytest.mark.parametrize(
+    "method", ["annealed", QUICK, Annealed(held_out="val", every=2)], ids=["usual", "quick", "val"]
+)
 def test_resumed_equals_uninterrupted(tmp_path, method):
     def run(resume=None):
         pl.seed_everything(0)
@@ -242,7 +244,9 @@ def test_a_run_is_not_resumed_with_another_kind(tmp_path, kinds):
 # what is chosen
 
 
-@pytest.mark.parametrize("method", ["foo", "Polar", "", 3, None, True, Annealed, {"class_path": "gdp.Annealed"}], ids=str)
+@pytest.mark.parametrize(
+    "method", ["foo", "Polar", "", 3, None, True, Annealed, {"class_path": "gdp.Annealed"}], ids=str
+)
 def test_what_is_no_kind_of_gates_is_refused_at_once(method):
     with pytest.raises(gdp.GDPError, match=r"'polar' or 'annealed', or gdp\.Polar\(\.\.\.\), gdp\.Annealed\(\.\.\.\)"):
         GDPCallback(0.5, method=method)
@@ -316,6 +320,6 @@ trainer:
     options = {"args": [f"--config={tmp_path}/config.yaml"], "run": False, "seed_everything_default": 0}
     cli = LightningCLI(Lit, Data, save_config_callback=None, **options)
     (pruning,) = [c for c in cli.trainer.callbacks if isinstance(c, GDPCallback)]
-    assert pruning.method == expected and type(pruning.method) is type(expected)
+    assert pruning.options.method == expected and type(pruning.options.method) is type(expected)
     cli.trainer.fit(cli.model, cli.datamodule)
     assert 0.49 <= pruning.report.remaining <= 0.5

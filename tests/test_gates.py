@@ -71,7 +71,7 @@ def test_tied_weights_are_folded_once():
     net = Tied().eval()
     _, gates = gated(net)
     gates.gate_param.fill_(0.3)
-    gates.sync()
+    gates.set()
     expected = net(X)
     fold(gates)
     assert net.a.weight is net.b.weight
@@ -82,7 +82,7 @@ def test_fold_can_be_undone():
     net = Concat().eval()
     _, gates = gated(net)
     gates.gate_param.fill_(0.2)
-    gates.sync()
+    gates.set()
     expected, weight = net(X), net.up._parameters["weight"].data_ptr()
     undo = fold(gates)
     assert not any("gate" in k for k in net.state_dict()) and type(net.up) is nn.Conv2d

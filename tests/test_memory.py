@@ -200,7 +200,7 @@ def peak(name: str, gated: bool) -> int:
     if gated:
         pruner.steps = 500  # gates move, channels are chosen
         pruner.gates.gate_param.fill_(0.3)
-        pruner.gates.sync()
+        pruner.gates.set()
         assert 0.4 < float(pruner.gates.values.mean()) < 0.6
     else:
         pruner.gates.withdraw()

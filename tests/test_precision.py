@@ -30,7 +30,10 @@ class Gates(Callback):
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             self.scales.append(scaler.get_scale() if scaler else 1.0)
             self.types |= {b.dtype for n, b in pl_module.named_buffers() if n.endswith("_gdp_gate")}
-            self.types |= {self.pruning.pruner.gates.gate_param.dtype, self.pruning.pruner.method_state["importance"].dtype}
+            self.types |= {
+                self.pruning.pruner.gates.gate_param.dtype,
+                self.pruning.pruner.method_state["importance"].dtype,
+            }
 
 
 PRECISIONS = ["32-true", "bf16-mixed", "64-true", "bf16-true"]

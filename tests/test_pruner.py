@@ -27,7 +27,7 @@ def test_worth_is_the_squared_gradient_of_the_gate_tied_weights_included():
     pruner = gdp.Pruner(net, graph, 0.5, 100, gdp.Polar(memory=0.0, gradient_interval=1))
     gates = pruner.gates
     gates.gate_param.fill_(0.4)
-    gates.sync()
+    gates.set()
 
     def loss() -> torch.Tensor:
         return net(X.double()).square().mean()
@@ -44,7 +44,7 @@ def test_worth_is_the_squared_gradient_of_the_gate_tied_weights_included():
             values.append(loss().item())
             for reader in gates.readers:
                 reader.module._buffers[reader.tensor + "_gdp_gate"] = reader.gate.float()
-            gates.sync()
+            gates.set()
         gradient = gates["stem.0"].value[c].item() * (values[0] - values[1]) / (2 * step)
         assert pruner.method_state["importance"][c].item() == pytest.approx(gradient**2, rel=1e-2)
 

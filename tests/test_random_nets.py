@@ -115,13 +115,13 @@ def check(spec: Spec, tally: Tally) -> None:
 
     gates = gdp.insert_gates(net, graph)
     assert all(torch.equal(a, b) for a, b in zip(dense, outputs(net, x), strict=True)), "gates at rest change something"
-    gates.sync()
+    gates.set()
     assert relative(dense, outputs(net, x)) <= EXACT, "open gates change something"
     gates.gate_param.uniform_(0.5, 1.0, generator=random)
     for group in graph.groups:
         gone = int(torch.randint(group.size, (1,), generator=random))
         gates.close(group.name, torch.randperm(group.size, generator=random)[:gone])
-    gates.sync()
+    gates.set()
     gated, moved = outputs(net, x), outputs(net, other)
 
     # controls: a group left open by mistake would be seen, and so would an output that depends on nothing
@@ -163,10 +163,10 @@ def differs_when_open(net: nn.Module, gates: Gates, name: str, x: Tensor, gated:
     raw = gates[name].gate_param
     was = raw.clone()
     raw[was == 0] = 1.0
-    gates.sync()
+    gates.set()
     different = relative(gated, outputs(net, x)) > FAR
     raw.copy_(was)
-    gates.sync()
+    gates.set()
     return different
 
 

@@ -28,7 +28,7 @@ def gated(net: nn.Module, x) -> gdp.gates.Gates:
     gates = gdp.insert_gates(net, graph)
     close_some(graph, gates)
     gates.gate_param.clamp_max_(0.7)
-    gates.sync()
+    gates.set()
     return gates
 
 

@@ -249,7 +249,7 @@ def test_two_networks_in_one_run():
     run.fit(lit, loader())
     for callback, target in zip(callbacks, (0.5, 0.3), strict=True):
         assert target - 0.01 <= callback.report.remaining <= target
-        logged = run.callback_metrics[f"gdp/{callback.module}/flops"]
+        logged = run.callback_metrics[f"gdp/{callback.options.module}/flops"]
         assert logged == pytest.approx(callback.report.remaining)
 
 

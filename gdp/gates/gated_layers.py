@@ -1,4 +1,4 @@
-"""Readers: the weights that read channel groups, and the gates beside them.
+"""Gated layers: the weights that read channel groups, and the gates beside them.
 
 Beside the weight of a reading layer lies a buffer with its gate; once gates begin to move, the layer's class gets a
 property in place of the weight. The Parameter keeps its name, place and identity: optimizers, parameter groups, DDP and
@@ -18,48 +18,69 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from gdp.graph import ChannelGraph
-from gdp.utils import GATE_SUFFIX
+from gdp.utils import GATE_SUFFIX, named_tensors
 
-RECOMPUTE_NUMEL = 2**16  # elements of a weight from which it pays to save memory and passes over it
-PRODUCT_KEY = "_gdp_product"  # the gated weight, while its layer computes
-INPUT_GATING_RATIO = 4  # a layer that reads this many times fewer activations than it has weights has its input gated
+# elements of a weight from which it pays to save memory and passes over it
+RECOMPUTE_NUMEL = 2**16
+# a layer that reads this many times fewer activations than it has weights has its input gated
+INPUT_GATING_RATIO = 4
+
+PRODUCT_KEY = "_gdp_product"  # in a layer's __dict__: the gated weight, while the layer computes
+VIEW_KEY = "_gdp_view"  # in a layer's __dict__: the WeightView of its network
+
+
+class WeightView:
+    """Say what `layer.weight` is in the gated layers of one network, outside of their own `forward`.
+
+    Attributes:
+        shows_parameter: it is the Parameter, not the product of weight and gate. So it is while the hooks of a run have
+            their turn and nobody computes: a hook that asks for a weight means to log its norm, or to clip it.
+    """
+
+    def __init__(self) -> None:
+        self.shows_parameter = False
 
 
 def gated_weight(weight: Tensor, gate: Tensor) -> Tensor:
-    """What a layer computes with."""
+    """Return what a layer computes with: the product of its weight and its gate.
+
+    Args:
+        weight: of any shape.
+        gate: float32, of size 1 along all dimensions of the weight but one.
+    """
     factor = gate.to(weight.dtype)
     if weight.numel() >= RECOMPUTE_NUMEL and weight.dim() > 2 and len(gate) == 1 and weight.is_contiguous():
         factor = factor.expand(1, *weight.shape[1:]).contiguous()  # one long row is multiplied several times as fast
     return weight * factor
 
 
-class Hooks:
-    """Whether the hooks of a run have their turn, between a backward pass and the next batch, and nobody computes.
+@cache
+def _gated_class(cls: Any, tensor: str, private: bool) -> Any:
+    """Return a subclass of a layer's class that computes with the gated weight.
 
-    Whoever asks for `layer.weight` then means the Parameter: to log its norm, or to clip it.
+    Args:
+        cls: class of the layer.
+        tensor: name of the weight in it.
+        private: nobody but the layer itself computes with the weight.
     """
 
-    run = False
-
-
-HOOKS = Hooks()
-
-
-@cache
-def _gated_class(cls: Any, tensor: str, own: bool) -> Any:
     def product(self: nn.Module) -> Tensor | None:
         weight, gate = self._parameters[tensor], self._buffers[tensor + GATE_SUFFIX]
         return None if weight is None or gate is None else gated_weight(weight, gate)
 
     def gated(self: nn.Module) -> Tensor | None:
         if PRODUCT_KEY in self.__dict__:
-            return self.__dict__[PRODUCT_KEY]
-        return self._parameters[tensor] if own and HOOKS.run and not _is_traced() else product(self)
+            found: Tensor | None = self.__dict__[PRODUCT_KEY]
+            return found
+        view = None if _is_traced() or not private else self.__dict__.get(VIEW_KEY)
+        return self._parameters[tensor] if view is not None and view.shows_parameter else product(self)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         weight, gate = self._parameters[tensor], self._buffers[tensor + GATE_SUFFIX]
         if weight is None or gate is None or _is_traced():
             return cls.forward(self, *args, **kwargs)
+
+        # gate the input or the weight, whichever is cheaper
         large = weight.numel() >= RECOMPUTE_NUMEL
         hooks: Any = nullcontext()
         used: Tensor = weight
@@ -69,6 +90,7 @@ def _gated_class(cls: Any, tensor: str, own: bool) -> Any:
             used = gated_weight(weight, gate)
             if large and torch.is_grad_enabled() and _saved_tensor_hooks_are_free():
                 hooks = saved_tensors_hooks(*_recomputed(weight, gate, used))
+
         outer = self.__dict__.get(PRODUCT_KEY)  # a forward may call itself
         self.__dict__[PRODUCT_KEY] = used
         try:
@@ -79,15 +101,17 @@ def _gated_class(cls: Any, tensor: str, own: bool) -> Any:
             if outer is None:
                 del self.__dict__[PRODUCT_KEY]
 
-    def reduce(self: nn.Module, protocol: Any) -> Any:  # pickle and deepcopy know no class made on the way
-        return _new, (cls, tensor, own), self.__dict__
+    def reduce(self: nn.Module, protocol: Any) -> Any:
+        # pickle and deepcopy know no class made on the way; a copy is no part of the run whose hooks have their turn
+        state = {key: value for key, value in self.__dict__.items() if key != VIEW_KEY}
+        return _new_gated_layer, (cls, tensor, private), state
 
     gating = {tensor: property(gated), "forward": forward, "__reduce_ex__": reduce, "__module__": __name__}
     return type(f"Gated{cls.__name__}", (cls,), gating)
 
 
 def _input_is_smaller(layer: Any, cls: Any, weight: Tensor, gate: Tensor, args: tuple[Any, ...]) -> bool:
-    """Whether a layer reads so few activations that it is cheaper to multiply them with the gate than its weight."""
+    """Return whether a layer reads so few activations that it is cheaper to gate them than its weight."""
     if not args or not isinstance(args[0], Tensor) or args[0].numel() * INPUT_GATING_RATIO > weight.numel():
         return False
     conv = cls.forward in (nn.Conv1d.forward, nn.Conv2d.forward) and layer.groups == 1 and args[0].dim() == weight.dim()
@@ -102,15 +126,17 @@ def _is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def _new(cls: Any, tensor: str, own: bool) -> Any:
-    """An empty gated layer, for pickle to fill."""
-    gated_cls = _gated_class(cls, tensor, own)
+def _new_gated_layer(cls: Any, tensor: str, private: bool) -> Any:
+    """Return an empty gated layer, for pickle to fill."""
+    gated_cls = _gated_class(cls, tensor, private)
     return gated_cls.__new__(gated_cls)
 
 
 def _recomputed(weight: Tensor, gate: Tensor, used: Tensor) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]:
-    """Hooks by which autograd keeps the gated weight as its two factors: else a second copy of all weights would live
-    from the forward to the backward pass."""
+    """Return hooks by which autograd keeps the gated weight as its two factors.
+
+    Else a second copy of all weights would live from the forward to the backward pass.
+    """
     place, numel, dtype = used.data_ptr(), used.numel(), used.dtype  # not `used` itself, which is not to live on
     versions = (weight._version, gate._version)
 
@@ -132,20 +158,29 @@ def _recomputed(weight: Tensor, gate: Tensor, used: Tensor) -> tuple[Callable[[T
 
 
 def _saved_tensor_hooks_are_free() -> bool:
-    """Whether no one else decides what autograd keeps; activation checkpointing does, for instance."""
+    """Return whether no one else decides what autograd keeps; activation checkpointing does, for instance."""
     autograd: Any = torch._C._autograd
     return autograd._saved_tensors_hooks_is_enabled() and autograd._top_saved_tensors_default_hooks(True) is None
 
 
 @dataclass(frozen=True)
 class GatedWeight:
-    """A gated weight: `index[i]` is the channel (in the flat vector of all gates) that entry i along `dim` reads."""
+    """A weight that reads channel groups along one dimension, and its gate.
+
+    Attributes:
+        module: the layer that holds the weight.
+        tensor: name of the weight in it.
+        dim: dimension along which channels are read.
+        index: the channel (in the flat vector of all gates) that every entry along `dim` reads, shape (size along
+            dim,); the last place of the flat vector is the gate that is always open.
+        private: nobody but the layer itself computes with the weight.
+    """
 
     module: nn.Module
     tensor: str
     dim: int
-    index: Tensor  # (size along dim,); the last place of the flat vector is the gate that is always open
-    private: bool = False  # nobody but the layer itself computes with the weight
+    index: Tensor
+    private: bool = False
 
     @property
     def weight(self) -> nn.Parameter:
@@ -157,15 +192,50 @@ class GatedWeight:
     @property
     def gate(self) -> Tensor:
         """The buffer beside the weight, shaped to be multiplied with it."""
-        gate = self.module._buffers[self.tensor + GATE_SUFFIX]
-        assert gate is not None
+        gate: Tensor = getattr(self.module, self.tensor + GATE_SUFFIX)
         return gate
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the gate is there."""
+        return hasattr(self.module, self.tensor + GATE_SUFFIX)
+
+    def register(self) -> None:
+        """Put an open gate beside the weight."""
+        shape = [1] * self.weight.dim()
+        shape[self.dim] = -1
+        ones = torch.ones(len(self.index), dtype=torch.float32, device=self.weight.device).view(shape)
+        self.module.register_buffer(self.tensor + GATE_SUFFIX, ones)
+
+    def activate(self, view: WeightView) -> None:
+        """Let the layer compute with its gated weight from now on; until then its `weight` is the plain Parameter.
+
+        Args:
+            view: of the network that the layer belongs to.
+        """
+        cls: Any = type(self.module)
+        if not _is_gated(cls):  # a deep copy of a gated layer is
+            self.module.__class__ = _gated_class(cls, self.tensor, self.private)
+        self.module.__dict__[VIEW_KEY] = view
+
+    def unregister(self) -> None:
+        """Take the gate away; the weight itself is not changed."""
+        _make_plain(self.module)
+        if self.is_registered:
+            delattr(self.module, self.tensor + GATE_SUFFIX)
 
 
 def find_gated_weights(
     model: nn.Module, graph: ChannelGraph, spans: dict[str, slice], always_open: int
 ) -> list[GatedWeight]:
-    """All gated weights of a network; `spans` are the places of every group in the flat vector of all gates."""
+    """Return all weights of a network that read channel groups.
+
+    Args:
+        model: the network.
+        graph: what `trace` found in it.
+        spans: the places of every group in the flat vector of all gates.
+        always_open: the place in it of the gate that is always open.
+    """
     index: dict[tuple[str, int], Tensor] = {}
     for group in graph.groups:
         channels = torch.arange(spans[group.name].start, spans[group.name].stop)
@@ -173,54 +243,49 @@ def find_gated_weights(
             size = graph.shapes[axis.tensor][axis.dim]
             entry = index.setdefault((axis.tensor, axis.dim), torch.full((size,), always_open))
             entry[axis.index] = channels[:, None].expand_as(axis.index)
+
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
-        for tensor, parameter in module._parameters.items():
-            owners.setdefault(id(parameter), []).append((module, tensor))
-    found = []
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            owners.setdefault(id(parameter), []).append((module, name))
+
+    found, tensors = [], named_tensors(model)
     for (name, dim), entry in index.items():
-        for module, tensor in owners[id(model.get_parameter(name))]:
-            own = name in graph.private_weights and tensor == "weight" and not module._forward_pre_hooks
-            found.append(
-                GatedWeight(module, tensor, dim, entry, own and len(owners[id(module._parameters[tensor])]) == 1)
-            )
+        holders = owners[id(tensors[name])]
+        for module, tensor in holders:
+            hooked = bool(module._forward_pre_hooks)  # which may compute with it
+            private = name in graph.private_weights and tensor == "weight" and not hooked and len(holders) == 1
+            found.append(GatedWeight(module, tensor, dim, entry, private))
     return found
 
 
-def register(reader: GatedWeight) -> None:
-    """Put an open gate beside a weight."""
-    shape = [1] * reader.weight.dim()
-    shape[reader.dim] = -1
-    ones = torch.ones(len(reader.index), dtype=torch.float32, device=reader.weight.device).view(shape)
-    reader.module.register_buffer(reader.tensor + GATE_SUFFIX, ones)
-
-
-def activate(reader: GatedWeight) -> None:
-    """From now on the layer computes with its gated weight. Until then its `weight` is the plain Parameter."""
-    cls: Any = type(reader.module)
-    if not _is_gated(cls):  # a deep copy of a gated layer is
-        reader.module.__class__ = _gated_class(cls, reader.tensor, reader.private)
-
-
-def unregister(reader: GatedWeight) -> None:
-    """Take the gate of one weight away; the weight itself is not changed."""
-    cls = type(reader.module)
-    if _is_gated(cls):
-        reader.module.__class__ = cls.__mro__[1]
-    reader.module._buffers.pop(reader.tensor + GATE_SUFFIX, None)
-
-
 def fold_copies(module: nn.Module, known: Iterable[GatedWeight]) -> None:
-    """Multiply gates into the weights behind them, and take them away, in all layers but the known ones: in copies."""
+    """Multiply gates into the weights behind them, and take them away, in all layers but the known ones: in copies.
+
+    Args:
+        module: that may hold copies of gated networks.
+        known: gated weights that keep their gates.
+    """
     kept, folded = {id(reader.module) for reader in known}, set()
     for layer in module.modules():
-        for name in [name for name in layer._buffers if name.endswith(GATE_SUFFIX) and id(layer) not in kept]:
-            weight, gate = layer._parameters[name.removesuffix(GATE_SUFFIX)], layer._buffers.pop(name)
-            if _is_gated(type(layer)):
-                layer.__class__ = type(layer).__mro__[1]
-            if weight is not None and gate is not None and id(weight) not in folded:
+        gates = [name for name, _ in layer.named_buffers(recurse=False) if name.endswith(GATE_SUFFIX)]
+        for name in gates if id(layer) not in kept else ():
+            gate = layer.get_buffer(name)
+            delattr(layer, name)
+            _make_plain(layer)
+            weight = dict(layer.named_parameters(recurse=False, remove_duplicate=False)).get(
+                name.removesuffix(GATE_SUFFIX)
+            )
+            if weight is not None and id(weight) not in folded:
                 folded.add(id(weight))
                 weight.data = weight.data * gate.to(weight.dtype)
+
+
+def _make_plain(layer: nn.Module) -> None:
+    """Give a layer the class back that it had before it was gated."""
+    layer.__dict__.pop(VIEW_KEY, None)
+    if _is_gated(type(layer)):
+        layer.__class__ = type(layer).__mro__[1]
 
 
 def _is_gated(cls: type) -> bool:

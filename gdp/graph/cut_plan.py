@@ -12,7 +12,6 @@ from torch import Tensor
 from gdp.errors import GDPError
 from gdp.graph.channel_graph import ChannelGraph
 from gdp.graph.residual_branch import ResidualBranch
-from gdp.utils import plain_name, plain_state_dict
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class CutPlan:
                 mask[axis.index[index].flatten()] = True
         keep: dict[str, dict[int, tuple[int, ...]]] = {}
         for (tensor, dim), mask in gone.items():
-            keep.setdefault(plain_name(tensor), {})[dim] = tuple(torch.nonzero(~mask).flatten().tolist())
-        return cls(plain_state_dict(graph.shapes), keep, tuple(block.plain() for block in blocks))
+            keep.setdefault(tensor, {})[dim] = tuple(torch.nonzero(~mask).flatten().tolist())
+        return cls(dict(graph.shapes), keep, blocks)
 
     def compose(self, first: CutPlan) -> CutPlan:
         """This plan, made for a network that `first` had cut already, as one plan for the dense network."""
@@ -86,7 +85,6 @@ class CutPlan:
 
     def for_submodule(self, prefix: str) -> CutPlan:
         """The same plan for the child `prefix` of the network alone."""
-        prefix = plain_name(prefix)
         if not prefix:
             return self
 
@@ -102,7 +100,6 @@ class CutPlan:
 
     def with_prefix(self, prefix: str) -> CutPlan:
         """The same plan for a network that is the child `prefix` of a larger one."""
-        prefix = plain_name(prefix)
         if not prefix:
             return self
         return CutPlan(

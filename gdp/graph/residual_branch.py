@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gdp.utils import plain_name
-
 
 @dataclass(frozen=True)
 class ResidualBranch:
@@ -28,15 +26,6 @@ class ResidualBranch:
     last_layer: str
     norm: str
     inner_layers: tuple[str, ...]
-
-    def plain(self) -> ResidualBranch:
-        """The same block without the names that torch.compile adds."""
-        groups, reads, silent = (
-            tuple(map(plain_name, names)) for names in (self.groups, self.reads, self.inner_layers)
-        )
-        return ResidualBranch(
-            plain_name(self.name), groups, reads, plain_name(self.last_layer), plain_name(self.norm), silent
-        )
 
     def with_prefix(self, prefix: str) -> ResidualBranch:
         """The same block in a network that is the child `prefix` of a larger one."""

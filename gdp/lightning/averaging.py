@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from gdp.errors import GDPError
-from gdp.utils import unwrap_compiled
+from gdp.gates import Gates
+from gdp.lightning.compat import SWA_AVERAGE
+from gdp.utils import get_module, parameter_shapes, under_plain_names
 
 DEPTH = 1  # objects that a callback or the training module holds are looked into, what these hold is not
 NOT_THE_USERS = ("torch", "pytorch_lightning", "lightning", "builtins", "types", "functools")
@@ -34,7 +37,7 @@ def find_averages(module: nn.Module, name: str, network: nn.Module, holders: Ite
         for attribute, value in vars(holder).items():
             if isinstance(value, AveragedModel):
                 held.append(value.module)
-            elif attribute == "_average_model" and isinstance(value, nn.Module):
+            elif attribute == SWA_AVERAGE and isinstance(value, nn.Module):
                 held.append(value)
     inside = [m.module for average in held for m in average.modules() if isinstance(m, AveragedModel)]
     return [copy for average in (*held, *inside) for copy in _copies_in(average, name, network)]
@@ -45,15 +48,15 @@ def _copies_in(average: nn.Module, name: str, network: nn.Module) -> Iterator[Co
     path = name.split(".") if name else []
     for start in range(len(path), -1, -1):
         try:
-            twin = unwrap_compiled(average.get_submodule(".".join(path[start:])))
+            twin = get_module(average, ".".join(path[start:]))
         except AttributeError:
             continue
-        if _parameter_shapes(twin) == _parameter_shapes(network):
+        if parameter_shapes(twin) == parameter_shapes(network):
             yield "", twin
             return
     inside = {id(m) for m in average.modules()}
-    for part, original in network.named_modules():
-        if part and id(original) not in inside and _parameter_shapes(original) == _parameter_shapes(average):
+    for part, original in under_plain_names(network.named_modules()).items():
+        if part and id(original) not in inside and parameter_shapes(original) == parameter_shapes(average):
             yield part, average
             return
 
@@ -81,7 +84,7 @@ def check_unknown_copies(
     known = {id(p) for _, copy in copies for p in copy.parameters()}
     originals = [network, *network.children()] if network is module else [network]
     mine = {id(p) for p in network.parameters() if id(p) in trained}
-    sizes = [_parameter_shapes(net) for net in originals if any(id(p) in mine for p in net.parameters())]
+    sizes = [parameter_shapes(net) for net in originals if any(id(p) in mine for p in net.parameters())]
     shapes = [sorted(found.values()) for found in sizes if len(found) > 2]
     inside = [(name, m) for name, m in module.named_modules() if name]
     for name, part in [*inside, *_held_by(module, DEPTH), *(found for h in holders for found in _held_by(h, DEPTH))]:
@@ -110,5 +113,7 @@ def _held_by(holder: object, depth: int, name: str = "") -> Iterator[tuple[str, 
             yield from _held_by(value, depth - 1, where)
 
 
-def _parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(p.shape) for name, p in module.named_parameters()}
+def track_averages(trainer: Any, module: nn.Module, name: str, gates: Gates) -> None:
+    """Gate the averages of the network, `name` in the training module; from now on they are cut along."""
+    for part, copy in find_averages(module, name, gates.model, trainer.callbacks):
+        gates.track_copy(copy, part)

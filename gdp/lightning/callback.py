@@ -1,32 +1,26 @@
-"""GDPCallback: pruning as a Lightning callback. Thin hooks around `Pruner`."""
+"""GDPCallback: pruning as a Lightning callback. Its hooks call a `PruningRun`, which does the work."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gdp.errors import GDPError
-from gdp.gates import HOOKS, Gates
-from gdp.lightning.cut_in_training import check_cuts, cut_during_training
-from gdp.lightning.lifecycle import finalize, finish_gates
-from gdp.lightning.network import find_network
+from gdp.lightning.compat import Callback
+from gdp.lightning.lifecycle import finish_gates
+from gdp.lightning.options import PruningOptions
 from gdp.lightning.run import PruningRun
-from gdp.lightning.unsupported import check_no_lbfgs
-from gdp.methods import MethodName, PruningMethod, resolve_method
+from gdp.methods import MethodName, PruningMethod
 from gdp.pruning import Pruner
-from gdp.saving import pruned_state
-from gdp.selection import check_target, check_width_options
-from gdp.tracing import check_ignore
+from gdp.report import Report
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
-class GDPCallback(PruningRun):
+class GDPCallback(Callback):
     """Prune the network of a LightningModule while it trains, until `target_flops` of its FLOPs remain.
 
     When `fit` returns, the network is plain and small: no gate, mask or hook is left, and it computes what the trained
@@ -38,8 +32,9 @@ class GDPCallback(PruningRun):
             weights, else the LightningModule's own forward.
         ignore: layers whose inputs and outputs keep their sizes: names (within network or LightningModule), globs over
             names, or module types.
-        gate: the kind of gates: "polar" (GDP), "annealed" (DAIS; takes a part of the training data for the gates), or
-            one of gdp.Polar and gdp.Annealed with options: when and how fast gates close, for instance.
+        method: says which channels matter, and how gates close: "polar" (GDP), "annealed" (DAIS; takes a part of the
+            training data for the gates), or one of gdp.Polar and gdp.Annealed with options: when and how fast gates
+            close, for instance; or another gdp.PruningMethod.
         blocks: let residual branches go as a whole, if that is what the budget asks for; the constant per channel that
             a branch without open channels adds stays (`report.blocks` names them).
         min_channels: what every group keeps at least: a number of channels (int) or a fraction of the group (float).
@@ -48,11 +43,13 @@ class GDPCallback(PruningRun):
             goes; a number of optimizer steps; or "end", when training is over.
 
     Attributes:
-        report: the record of the removal, once `fit` has returned.
+        options: the arguments.
+        run: what the hooks call.
 
     Raises:
-        GDPError: before the first training step, if the target can't be reached or nothing can be pruned; and by the
-            end of the first, if `shrink` asks for cuts on the way that this run does not allow.
+        GDPError: here, if an argument is out of range; before the first training step, if the target can't be reached
+            or nothing can be pruned; and by the end of the first, if `shrink` asks for cuts on the way that this run
+            does not allow.
     """
 
     def __init__(
@@ -60,141 +57,102 @@ class GDPCallback(PruningRun):
         target_flops: float,
         module: str | None = None,
         ignore: Sequence[str | type] = (),
-        gate: MethodName | PruningMethod = "polar",
+        method: MethodName | PruningMethod = "polar",
         blocks: bool = False,
         min_channels: int | float = 1,  # both named: LightningCLI would make 1.0, all channels, of an int
         round_to: int = 1,
         shrink: Literal["epoch", "end"] | int = "epoch",
     ) -> None:
         super().__init__()
-        check_target(target_flops)
-        check_width_options(min_channels, round_to)
-        if not isinstance(blocks, bool):
-            raise GDPError(f"Expected `blocks` to be True or False, but got {blocks!r}.")
-        if shrink not in ("epoch", "end") and (isinstance(shrink, bool) or not isinstance(shrink, int) or shrink < 1):
-            raise GDPError(
-                f"Expected `shrink` to be 'epoch', 'end' or a number of optimizer steps, but got {shrink!r}."
-            )
-        self.shrink: str | int = shrink
-        self.target_flops = target_flops
-        self.module = module
-        check_ignore(ignore)
-        self.ignore = tuple(ignore)
-        self.gate = resolve_method(gate)
-        self.blocks, self.min_channels, self.round_to = blocks, min_channels, round_to
+        self.options = PruningOptions(target_flops, module, ignore, method, blocks, min_channels, round_to, shrink)
+        self.run = PruningRun(self.options, self.state_key)
+
+    @property
+    def report(self) -> Report | None:
+        """The record of the removal, once `fit` has returned."""
+        return self.run.report
+
+    @property
+    def pruner(self) -> Pruner | None:
+        """The pruner of the network, while it has gates."""
+        return self.run.pruner
+
+    @property
+    def state_key(self) -> str:
+        """Under which the state of this callback lies in checkpoints."""
+        return self._generate_state_key(module=self.options.module)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Get ready for a stage."""
+        self.run.prepare(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._restore_hooks()
-        self._follow_averages(trainer, pl_module)
-        if self.pruner is not None:
-            check_no_lbfgs(trainer)
-            self.pruner.resume()
+        """Let loaded gates act."""
+        self.run.start_fit(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.pruner is not None:
-            late = self._clock.start(trainer, self.pruner)
-            if self._held_out is not None:
-                self._held_out.check(trainer)
-                if late:
-                    self._held_out.step(trainer, pl_module, self.pruner)
-            self._refuse_cuts(trainer, pl_module, self.pruner.gates)
+        """Find out how long the run is."""
+        self.run.start_training(trainer, pl_module)
 
-    # averages may be made at any time
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._follow_averages(trainer, pl_module)
+        """Gate averages that were made since."""
+        self.run.track_averages(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        HOOKS.run = False
-        self._follow_averages(trainer, pl_module)
-
-    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        if self.pruner is not None:
-            self._clock.add_loss(loss)
-
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
-    ) -> None:
-        if self.pruner is not None:
-            self._clock.before_optimizer_step(trainer, optimizer, self.pruner)
+        """Gate averages that were made since; from here on weights are computed with."""
+        self.run.show_parameters(False)
+        self.run.track_averages(trainer, pl_module)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        HOOKS.run = False
+        """Let weights be computed with."""
+        self.run.show_parameters(False)
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Note the loss."""
+        self.run.add_loss(loss)
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        HOOKS.run = pl_module.automatic_optimization  # else training_step goes on
+        """Show parameters to the hooks that follow; with manual optimization `training_step` goes on."""
+        self.run.show_parameters(pl_module.automatic_optimization)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Read the gates' gradients."""
+        self.run.before_optimizer_step(trainer, optimizer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        HOOKS.run = False
-        if self.pruner is None:
-            return
-        stepped = self._clock.step(trainer, self.pruner)
-        if self._held_out is not None and stepped and self.pruner.steps == 1 and not outputs:
-            self._give_up()
-            raise GDPError(
-                f"Annealed gates learn from what {type(pl_module).__name__}.training_step returns, and need a loss, "
-                "but got none at the first step. Return the loss, or use method='polar'."
-            )
-        if stepped:
-            if self._held_out is not None:
-                self._held_out.step(trainer, pl_module, self.pruner)
-            place = self._place(trainer)
-            pl_module.log_dict({f"{place}/{k}": v for k, v in self.pruner.progress().items()}, prog_bar=True)
-            self._board.write(trainer, self.pruner, place)
-            if self.pruner.steps == 1:  # now the optimizers have state
-                self._refuse_cuts(trainer, pl_module, self.pruner.gates)
-        if self._is_due(trainer, self.pruner, stepped):
-            self._cut(trainer, pl_module, self.pruner)
-        HOOKS.run = pl_module.automatic_optimization
+        """Move gates, and cut; parameters are shown to the hooks that follow."""
+        self.run.show_parameters(False)
+        self.run.end_batch(trainer, pl_module, outputs)
+        self.run.show_parameters(pl_module.automatic_optimization)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        HOOKS.run = False
+        """Make sure of the target."""
+        self.run.show_parameters(False)
         if self.pruner is not None and self.pruner.steps > 0:
             finish_gates(trainer, self.pruner)
 
-    # Other callbacks still save and average weights when training ends; the cut comes after all of them.
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.pruner is not None:
-            self._follow_averages(trainer, pl_module)
-            self.report = finalize(trainer, pl_module, self.pruner)
-            if self.report is not None:
-                gates, name = self.pruner.gates, find_network(pl_module, self.module)[0]
-                self._closed, self._after = (
-                    (gates.gate_param == 0).cpu(),
-                    pruned_state(pl_module, name, self.report, gates),
-                )
-            self.pruner = None
+        """Make the network small, after all callbacks have saved and averaged weights at the end of training."""
+        self.run.end_fit(trainer, pl_module)
 
-    def _is_due(self, trainer: pl.Trainer, pruner: Pruner, stepped: bool) -> bool:
-        """Whether closed channels are cut now; at the end of the window they are, however long the epoch is."""
-        if self.shrink == "end" or self._waits:
-            return False
-        steps = pruner.steps
-        regular = trainer.is_last_batch if self.shrink == "epoch" else stepped and steps % int(self.shrink) == 0
-        return regular or (stepped and steps == pruner.window.end)
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what the run needs to be resumed."""
+        state = self.run.saved_state(pl_module)
+        if state is not None:
+            checkpoint["callbacks"][self.state_key] = state.to_dict()
 
-    def _refuse_cuts(self, trainer: pl.Trainer, pl_module: pl.LightningModule, gates: Gates) -> None:
-        self._follow_averages(trainer, pl_module)
-        if self.shrink == "end" or self._waits:
-            return
-        try:
-            check_cuts(trainer, pl_module, gates)
-        except GDPError:
-            if not gates.closed:
-                self._give_up()
-            raise
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Clean up after an error."""
+        self.run.fail(trainer, exception)
 
-    def _cut(self, trainer: pl.Trainer, pl_module: pl.LightningModule, pruner: Pruner) -> None:
-        self._follow_averages(trainer, pl_module)
-        failure = cut_during_training(trainer, pl_module, pruner)
-        if failure is not None:
-            self._waits = True
-            rank_zero_warn(f"gdp: a cut on the way failed, so channels are cut when training is over. {failure}")
-
-    def _place(self, trainer: pl.Trainer) -> str:
-        """Under which name loggers show this pruning."""
-        several = sum(isinstance(callback, GDPCallback) for callback in trainer.callbacks) > 1  # type: ignore[attr-defined]
-        return f"gdp/{self.module}" if several and self.module else "gdp"
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Clean up after a stage."""
+        self.run.clean_up()

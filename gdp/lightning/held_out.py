@@ -24,6 +24,7 @@ from torch.utils.data import (
 from torchmetrics import Metric
 
 from gdp.errors import GDPError
+from gdp.lightning.compat import before_batch_transfer, training_data, validation_data
 from gdp.lightning.step_counter import gradient_scale
 from gdp.methods import HeldOutSpec, PruningMethod
 from gdp.pruning import Pruner
@@ -66,9 +67,9 @@ class HeldOutBatches:
         self._loader: Any = None  # all of the data; not asked for again, as it may be made of other data then
         self._next = -1  # what the iterator yields next
         if self._source == "val":
-            self._original = trainer.fit_loop.epoch_loop.val_loop._data_source.dataloader
+            self._original = validation_data(trainer).dataloader
         else:
-            data = trainer.fit_loop._data_source
+            data = training_data(trainer)
             self._original = data.dataloader
             data.dataloader = self._training_loader
             self._patched = data
@@ -90,7 +91,7 @@ class HeldOutBatches:
         Raises:
             GDPError: the way out is in its text.
         """
-        if self._source == "val" and not trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined():
+        if self._source == "val" and not validation_data(trainer).is_defined():
             raise GDPError(
                 "Annealed gates were to learn on the validation data, and there is none. Give trainer.fit a validation "
                 "loader, or hold out training data: method=gdp.Annealed(held_out=0.2)."
@@ -114,7 +115,7 @@ class HeldOutBatches:
         if not pruner.wants_held_out:
             return
         batch = trainer.precision_plugin.convert_input(self._batch(trainer, pruner.steps // self._every))
-        batch = trainer.strategy.batch_to_device(module._on_before_batch_transfer(batch, dataloader_idx=0))
+        batch = trainer.strategy.batch_to_device(before_batch_transfer(module, batch))
         taken = inspect.signature(module.training_step).parameters.values()
         more = (0,) if len(taken) > 1 or any(p.kind is p.VAR_POSITIONAL for p in taken) else ()
         scale = gradient_scale(trainer)

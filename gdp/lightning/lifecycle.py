@@ -1,20 +1,19 @@
-"""How gates get into a run: from a Trainer and its training module to a `Pruner`."""
+"""Beginning and end of a run: from a Trainer and its module to a `Pruner`, and from gates to a small network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from pytorch_lightning.utilities import CombinedLoader
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
 from gdp.errors import GDPError
 from gdp.gates import fold_copies
+from gdp.lightning.compat import rank_zero_info, rank_zero_warn, training_data, trains_in_this_process
 from gdp.lightning.network import example_inputs
-from gdp.lightning.unsupported import is_finetuned, trains_in_this_process
-from gdp.methods import PruningMethod
+from gdp.lightning.options import PruningOptions
+from gdp.lightning.unsupported import is_finetuned
 from gdp.pruning import Pruner
 from gdp.report import Report
 from gdp.selection import WidthConstraints, latency_model
@@ -22,43 +21,41 @@ from gdp.surgery import cuttable_optimizers, fold, freeze_uncuttable_groups, fre
 from gdp.tracing import trace
 
 
-def build_pruner(
-    trainer: Any,
-    module: nn.Module,
-    name: str,
-    network: nn.Module,
-    target: float,
-    ignore: Sequence[str | type],
-    gate: PruningMethod,
-    blocks: bool,
-    widths: tuple[int | float, int],
-) -> Pruner:
-    """Trace the network, `name` in the training module, try every cut, and put gates in.
+def build_pruner(trainer: Any, module: nn.Module, name: str, network: nn.Module, options: PruningOptions) -> Pruner:
+    """Trace the network, try every cut, and put gates in.
 
     Args:
-        trainer: a Trainer of either import family.
+        trainer: of either family.
         module: the training module.
-        name, network: what find_network says.
-        target, ignore, gate, blocks: as GDPCallback takes them.
-        widths: its min_channels and round_to.
+        name: plain name of the network in it.
+        network: the network.
+        options: what the user asked for.
 
     Raises:
         GDPError: nothing can be pruned, the target is out of reach, or there is no example input.
     """
+    # what the network gets to see
     array: Any = getattr(module, "example_input_array", None)
     batch = None if array is not None else _first_batch(trainer)
-    # names may be given as the training module has them
-    ignore = [p.removeprefix(f"{name}.") if isinstance(p, str) and name else p for p in ignore]
-    graph = trace(network, example_inputs(module, name, array, batch), ignore, blocks)
+    inputs = example_inputs(module, name, array, batch)
+
+    # what can be cut; names may be given as the training module has them
+    ignore = [p.removeprefix(f"{name}.") if isinstance(p, str) and name else p for p in options.ignore]
+    graph = trace(network, inputs, ignore, options.blocks)
     if not is_finetuned(trainer):  # else what is frozen now is trained later
         graph = freeze_untrained_readers(network, graph)
     graph = freeze_uncuttable_groups(network, graph)
-    cost = latency_model(network, graph, trainer.strategy.root_device) if gate.cost == "latency" else None
-    pruner = Pruner(network, graph, target, method=gate, constraints=WidthConstraints.of(graph, *widths), cost=cost)
+
+    # how far
+    method = options.pruning_method
+    cost = latency_model(network, graph, trainer.strategy.root_device) if method.cost == "latency" else None
+    constraints = WidthConstraints.of(graph, options.min_channels, options.round_to)
+    pruner = Pruner(network, graph, options.target_flops, method=method, constraints=constraints, cost=cost)
+
     channels, stay = sum(g.size for g in graph.groups), len(graph.frozen)
     parts = "1 part stays" if stay == 1 else f"{stay} parts stay"
     rank_zero_info(
-        f"gdp: pruning {name or type(network).__name__} to {target:.0%} of "
+        f"gdp: pruning {name or type(network).__name__} to {options.target_flops:.0%} of "
         f"{f'{graph.flops.dense:,} FLOPs' if cost is None else 'its measured time'}; "
         f"{channels} channels in {len(graph.groups)} groups can go, {parts}."
     )
@@ -66,9 +63,9 @@ def build_pruner(
 
 
 def _first_batch(trainer: Any) -> Any:
-    """The first training batch, in the main process, leaving the random generators as they were."""
+    """Return the first training batch, made in the main process; random generators are left as they were."""
     with isolate_rng():
-        loader = trainer.fit_loop._data_source.dataloader()
+        loader = training_data(trainer).dataloader()
         if type(loader).__name__ != "CombinedLoader":  # which there is in both import families
             loader = CombinedLoader(loader, "max_size_cycle")
         for batch, _, _ in loader:
@@ -80,7 +77,11 @@ def _first_batch(trainer: Any) -> Any:
 
 
 def abandon(pruner: Pruner) -> None:
-    """Another network is trained from now on; the one of an interrupted run becomes plain, and computes what it did."""
+    """Make the network of an interrupted run plain, since another one is trained now; it computes what it did.
+
+    Args:
+        pruner: of the interrupted run.
+    """
     fold(pruner.gates)
     rank_zero_warn(
         "gdp: the network of an interrupted run is left as it was, without gates. What reads closed channels is zero; "
@@ -89,7 +90,12 @@ def abandon(pruner: Pruner) -> None:
 
 
 def finish_gates(trainer: Any, pruner: Pruner) -> None:
-    """Training is over; if the window is not, say so, and close what the target asks for."""
+    """Close what the target asks for if training is over before the window is, and say so.
+
+    Args:
+        trainer: of either family.
+        pruner: of the run.
+    """
     if not pruner.done and not getattr(trainer, "fast_dev_run", False):
         rank_zero_warn(
             f"gdp: training ended after {pruner.steps} steps, before the window for pruning did (step "
@@ -102,9 +108,17 @@ def finish_gates(trainer: Any, pruner: Pruner) -> None:
 
 
 def finalize(trainer: Any, module: nn.Module, pruner: Pruner) -> Report | None:
-    """Fold what is open and cut what is closed; none if there is nothing to report, since the network is as it was.
+    """Fold what is open and cut what is closed; return the record.
 
     Copies that the user has made of the gated network, in the training module, become plain as well.
+
+    Args:
+        trainer: of either family.
+        module: the training module.
+        pruner: of the run.
+
+    Returns:
+        None if there is nothing to report, since the network is as it was.
 
     Raises:
         GDPError: the cut is not exact; network and gates are as they were.
@@ -121,15 +135,14 @@ def finalize(trainer: Any, module: nn.Module, pruner: Pruner) -> Report | None:
         report = remove(gates.model, pruner.graph, gates, cuttable_optimizers(gates, trainer.optimizers))
     else:
         fold(gates)
-        _say_what_comes_back(trainer)
-    others = [getattr(callback, "pruner", None) for callback in trainer.callbacks]
-    fold_copies(
-        module, [r for p in others if isinstance(p, Pruner) and p is not pruner for r in p.gates.readers_and_copies]
-    )
+        _explain_what_comes_back(trainer)
+    pruners = [getattr(callback, "pruner", None) for callback in trainer.callbacks]
+    others = [other.gates for other in pruners if isinstance(other, Pruner) and other is not pruner]
+    fold_copies(module, [reader for other_gates in others for reader in other_gates.readers_and_copies])
     return report
 
 
-def _say_what_comes_back(trainer: Any) -> None:
+def _explain_what_comes_back(trainer: Any) -> None:
     rank_zero_warn(
         f"gdp: {type(trainer.strategy).__name__} trained a copy of the network in other processes, from which only "
         "weights of the same shapes come back. What reads closed channels is zero now; "

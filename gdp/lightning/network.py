@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gdp.errors import GDPError
-from gdp.utils import Inputs, in_mode, inputs_like_weights, unwrap_compiled
+from gdp.utils import Inputs, get_module, in_mode, match_weights, plain_name, unwrap_compiled
 
 Candidate = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of forward
 
@@ -36,7 +36,7 @@ def find_network(module: nn.Module, name: str | None = None) -> tuple[str, nn.Mo
         raise GDPError(
             f"{type(module).__name__} has no submodule {name!r} for GDPCallback(module=...). It has: {some or 'none'}."
         )
-    return found[0], unwrap_compiled(module.get_submodule(found[0]))
+    return plain_name(found[0]), get_module(module, plain_name(found[0]))
 
 
 def _has(module: nn.Module, name: str) -> bool:
@@ -63,7 +63,7 @@ def example_inputs(module: nn.Module, name: str, array: Any, batch: Any) -> Inpu
             "'meta'. Make it on the CPU; it is moved to where the network is."
         )
     path = name.split(".") if name else []
-    around = [module, *(unwrap_compiled(module.get_submodule(".".join(path[:n]))) for n in range(1, len(path) + 1))]
+    around = [module, *(get_module(module, ".".join(path[:n])) for n in range(1, len(path) + 1))]
     network = around[-1]
     for args, kwargs in _from_array(array) if array is not None else _from_batch(_one_sample(batch), module, network):
         for receiver in around:
@@ -92,7 +92,7 @@ def _inputs_seen(receiver: nn.Module, network: nn.Module, args: tuple, kwargs: d
             raise GDPError(f"{type(network).__name__}.forward takes keyword-only arguments: {list(bound.kwargs)}.")
         seen.append(bound.args)
 
-    args, kwargs = inputs_like_weights(receiver, (args, kwargs))
+    args, kwargs = match_weights(receiver, (args, kwargs))
     hook = network.register_forward_pre_hook(note, with_kwargs=True)
     try:
         with in_mode(receiver, training=False), torch.no_grad():

@@ -1,8 +1,8 @@
-"""Checkpoints that are evaluated: before Lightning loads one, it and the network are made to fit each other."""
+"""Checkpoints that Lightning is about to load: before it does, the network and the checkpoint are made to fit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -13,21 +13,83 @@ from torch import Tensor, nn
 from gdp.errors import GDPError
 from gdp.graph import CutPlan
 from gdp.lightning.averaging import Copy
-from gdp.report import report_of
-from gdp.saving import State, cut_along, fold_state_dict, load_plain
-from gdp.surgery import keep_entries
+from gdp.pruning import Pruner
+from gdp.report import Report, register_report, report_of
+from gdp.saving import CheckpointState, fold_state_dict, load_plain
+from gdp.surgery import Undo, cut, keep_entries
 from gdp.utils import GATE_SUFFIX, state_dict_for
 
-BEFORE = (
+State = dict[str, Any]
+
+WRITTEN_BEFORE_THE_CUT = (
     "This checkpoint was written before the channels were cut and does not fit the small network; nothing was loaded. "
     "Use the network as it is: trainer.test(model, ...). Without a model, Trainer.test takes the best checkpoint. "
     "gdp.load_checkpoint(LitModel(), path) loads it as the network it was."
 )
 
 
+def restore_run(
+    checkpoint: State, saved: CheckpointState | None, module: nn.Module, network: nn.Module, pruner: Pruner | None
+) -> Report | None:
+    """Make a run what it was when the checkpoint was written, before Lightning loads the weights.
+
+    Args:
+        checkpoint: of Lightning; a run without gdp is gone on with, so gates are added where there are none.
+        saved: what the callback has left in it.
+        module: the training module.
+        network: the network in it.
+        pruner: of this run; None if the network is small already.
+
+    Returns:
+        The report, if the checkpoint was written after the cut.
+
+    Raises:
+        GDPError: the checkpoint does not belong to this run.
+    """
+    if saved is not None and saved.stage == "pruned":
+        return _restore_small(saved, module, network, pruner)
+    if saved is not None and saved.pruner is not None:
+        if pruner is None:
+            raise GDPError(
+                "This network is small already, but the checkpoint is from before its channels were cut. Build the "
+                "network anew, and resume with that one."
+            )
+        pruner.load_state_dict(saved.pruner)
+        checkpoint["state_dict"] = state_dict_for(module, checkpoint["state_dict"])
+    elif any(name.endswith(GATE_SUFFIX) for name in checkpoint["state_dict"]):
+        raise GDPError(
+            "The checkpoint has gates but says nothing of this GDPCallback: it was written with another `module`, or "
+            "with save_weights_only=True. Resume with the `module` of that run, from a whole checkpoint."
+        )
+    else:
+        for key in {"state_dict", "current_model_state"} & checkpoint.keys():
+            gates = {k: torch.ones_like(gate) for k, gate in module.state_dict().items() if k.endswith(GATE_SUFFIX)}
+            checkpoint[key] = gates | state_dict_for(module, checkpoint[key])
+    return None
+
+
+def _restore_small(saved: CheckpointState, module: nn.Module, network: nn.Module, pruner: Pruner | None) -> Report:
+    """Make the network small as it was when the checkpoint was written after the cut; return the report."""
+    if CutPlan.from_dict(saved.plan).blocks:
+        raise GDPError(
+            "A run can't be resumed after whole blocks have gone, as its optimizers knew their parameters. Load the "
+            "network by gdp.load_checkpoint(LitModel(), path), and train it on without ckpt_path."
+        )
+    copies = [] if pruner is None else pruner.gates.copies
+    if pruner is not None:
+        pruner.gates.withdraw()
+    known = report_of(network)
+    if known is not None and known.plan.to_dict() == saved.plan:
+        return known
+    _cut_module(module, saved.network, CutPlan.from_dict(saved.removed), copies)
+    report = saved.to_report()
+    register_report(network, report)
+    return report
+
+
 def prepare_for_evaluation(
     checkpoint: State,
-    saved: State,
+    saved: CheckpointState | None,
     module: nn.Module,
     network: nn.Module,
     copies: Sequence[Copy],
@@ -48,47 +110,65 @@ def prepare_for_evaluation(
     Raises:
         GDPError: they can't be made to fit; the network is as it was.
     """
-    if "network" not in saved:
+    if saved is None:
         return
     if any(name.endswith(GATE_SUFFIX) for name in module.state_dict()):
         raise GDPError(
             "This network has gates, from a run that was interrupted, and the checkpoint can't be loaded into it. Take "
             "a fresh model: trainer.test(LitModel(), ckpt_path=...); or finish the run first."
         )
-    if "report" in saved:
+    if saved.stage == "pruned":
         if report_of(network) is None:
-            _cut_all(module, saved, copies, ("gone",))
-        _replace(checkpoint, partial(state_dict_for, module))
+            _cut_all(module, saved.network, [saved.removed], copies)
+        _replace_state_dicts(checkpoint, partial(state_dict_for, module))
         return
-    end = CutPlan.from_dict(saved["closed"])
+    end = CutPlan.from_dict(saved.closed)
     if report_of(network) is None:
         if end.blocks:
             load_plain(module, checkpoint, path)
             checkpoint["state_dict"] = module.state_dict()
             return
-        _cut_all(module, saved, copies, ("gone", "closed"))
-    elif closed is None or not torch.equal(saved["pruner"]["raw"].cpu() == 0, closed) or end.blocks:
-        raise GDPError(BEFORE)
-    _replace(checkpoint, lambda state: state_dict_for(module, _smaller(fold_state_dict(state), end)))
+        _cut_all(module, saved.network, [saved.removed, saved.closed], copies)
+    elif closed is None or not torch.equal(_closed(saved), closed) or end.blocks:
+        raise GDPError(WRITTEN_BEFORE_THE_CUT)
+    _replace_state_dicts(checkpoint, lambda state: state_dict_for(module, _smaller(fold_state_dict(state), end)))
 
 
-def _cut_all(module: nn.Module, saved: State, copies: Sequence[Copy], keys: Sequence[str]) -> None:
+def _closed(saved: CheckpointState) -> Tensor:
+    """Return the channels that were closed when the checkpoint was written, one bool per channel of all groups."""
+    assert saved.pruner is not None
+    closed: Tensor = saved.pruner["gates"]["gate_param"].cpu() == 0
+    return closed
+
+
+def _cut_module(module: nn.Module, name: str, plan: CutPlan, copies: Iterable[Copy]) -> Undo:
+    """Cut the training module by a plan for it, and the copies of its network `name` that lie outside of it."""
+    inside = {id(m) for m in module.modules()}
+    with ExitStack() as undo:
+        undo.callback(cut(module, plan))
+        for part, copy in copies:
+            if id(copy) not in inside:
+                undo.callback(cut(copy, plan.for_submodule(name).for_submodule(part)))
+        return undo.pop_all().close
+
+
+def _cut_all(module: nn.Module, name: str, plans: Sequence[State | None], copies: Sequence[Copy]) -> None:
     """Cut the training module, and the copies outside of it, by the plans of a checkpoint."""
     with ExitStack() as undo:
         try:
-            for key in keys:
-                undo.callback(cut_along(module, saved["network"], CutPlan.from_dict(saved[key]), copies))
+            for plan in plans:
+                undo.callback(_cut_module(module, name, CutPlan.from_dict(plan), copies))
         except GDPError as error:
             raise GDPError(f"{error} Load every checkpoint into a fresh model, LitModel().") from error
         undo.pop_all()
 
 
 def _smaller(state: State, plan: CutPlan) -> State:
-    """A state_dict under plain names, cut by a plan."""
+    """Return a state_dict under plain names, cut by a plan."""
     return {name: keep_entries(value, plan.keep[name]) if name in plan.keep else value for name, value in state.items()}
 
 
-def _replace(checkpoint: State, change: Callable[[State], State]) -> None:
+def _replace_state_dicts(checkpoint: State, change: Callable[[State], State]) -> None:
     """Change every state_dict of the network in a checkpoint: its own, and those that averaging callbacks add."""
     for key in {"state_dict", "current_model_state"} & checkpoint.keys():
         checkpoint[key] = change(checkpoint[key])

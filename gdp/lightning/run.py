@@ -1,124 +1,102 @@
-"""The part of GDPCallback that puts gates in and carries a pruning run through fits and checkpoints."""
+"""PruningRun: one network's way through fits, checkpoints and evaluations. `GDPCallback` is its hooks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from gdp.errors import GDPError
-from gdp.gates import HOOKS
-from gdp.lightning.averaging import find_averages
-from gdp.lightning.compat import Callback
-from gdp.lightning.cut_in_training import track_averages
+from gdp.lightning.averaging import find_averages, track_averages
+from gdp.lightning.compat import forget_loaded_checkpoint, rank_zero_info, rank_zero_warn, trains_in_this_process
+from gdp.lightning.cut_in_training import check_cuts, cut_during_training
 from gdp.lightning.held_out import HeldOutBatches, make_held_out
-from gdp.lightning.lifecycle import abandon, build_pruner
+from gdp.lightning.lifecycle import abandon, build_pruner, finalize
+from gdp.lightning.module_hooks import extend_once
 from gdp.lightning.network import find_network
-from gdp.lightning.restore import prepare_for_evaluation
+from gdp.lightning.options import PruningOptions
+from gdp.lightning.restore import prepare_for_evaluation, restore_run
 from gdp.lightning.step_counter import StepCounter
 from gdp.lightning.tensorboard import TensorBoardWriter
-from gdp.lightning.unsupported import check_setup, extend_once, trains_in_this_process
-from gdp.methods import PruningMethod
+from gdp.lightning.unsupported import check_no_lbfgs, check_setup
 from gdp.pruning import Pruner
 from gdp.report import Report, report_of
-from gdp.saving import gated_state, restore_run
+from gdp.saving import CheckpointState, gated_state, pruned_state
 from gdp.utils import check_intact
 
-if TYPE_CHECKING:
-    import pytorch_lightning as pl
 
+class PruningRun:
+    """Carry the pruning of one network through the fits, checkpoints and evaluations of Trainers.
 
-class PruningRun(Callback):
-    """What happens to a pruning run outside of training steps; GDPCallback's arguments are its attributes."""
+    Args:
+        options: what the user asked for.
+        key: under which the callback's state lies in checkpoints.
 
-    target_flops: float
-    module: str | None
-    ignore: Sequence[str | type]
-    gate: PruningMethod
-    blocks: bool
-    min_channels: int | float
-    round_to: int
+    Attributes:
+        report: the record of the removal, once `fit` has returned.
+        pruner: of the network, while it has gates.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, options: PruningOptions, key: str) -> None:
+        self.options = options
+        self.key = key
         self.report: Report | None = None
         self.pruner: Pruner | None = None
-        self._clock = StepCounter()
+        self._counter = StepCounter()
         self._held_out: HeldOutBatches | None = None
-        self._board = TensorBoardWriter()
-        self._waits = False  # for the end of training, since cuts on the way are not possible
+        self._writer = TensorBoardWriter()
+        self._cuts_wait = False  # for the end of training, since cuts in training are not possible
         self._closed: Tensor | None = None  # channels that were cut in all
-        self._after: dict[str, Any] = {}  # what checkpoints say after the cut
-        self._restore: list[Callable[[], None]] = []
+        self._after: CheckpointState | None = None  # what checkpoints say after the cut
+        self._undo_hooks: list[Callable[[], None]] = []
 
     # Gates go in when the module is complete, after its own `setup` and `configure_model`, and before a checkpoint is
     # restored and the strategy wraps it; what was cut by then goes before the weights are loaded. Lightning calls no
     # callback at these moments, so hooks of the module are extended for once; `configure_model` not before other
     # callbacks have had their `setup`, as some ask whether the module has one.
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def prepare(self, trainer: Any, module: Any, stage: str) -> None:
+        """Get ready for a stage of a Trainer.
+
+        Args:
+            trainer: of either family.
+            module: the LightningModule.
+            stage: "fit", "validate", "test" or "predict".
+
+        Raises:
+            GDPError: the Trainer does what does not go with gdp.
+        """
+
         def setup(original: Callable[..., None], stage: str) -> None:
             original(stage=stage)
-            self._restore.append(extend_once(pl_module, configure_model))
+            self._undo_hooks.append(extend_once(module, configure_model))
 
         def configure_model(original: Callable[[], None]) -> None:
             original()
             with torch.device("cpu"):  # Lightning calls this with the accelerator as the default device
-                self._insert(trainer, pl_module)
+                self._insert(trainer, module)
 
         def on_load_checkpoint(original: Callable[[dict[str, Any]], None], checkpoint: dict[str, Any]) -> None:
-            (self._resume if stage == "fit" else self._load)(trainer, pl_module, checkpoint)
+            (self._restore if stage == "fit" else self._load)(trainer, module, checkpoint)
             original(checkpoint)
 
-        self._restore = [extend_once(pl_module, on_load_checkpoint)]
+        self._undo_hooks = [extend_once(module, on_load_checkpoint)]
         if stage == "fit":
             check_setup(trainer)
-            if self.pruner is not None and self.pruner.gates.model not in pl_module.modules():
+            if self.pruner is not None and self.pruner.gates.model not in module.modules():
                 abandon(self.pruner)
                 self.pruner = None
             self._give_up()  # what an interrupted fit left
-            small = self.report is not None and any(report_of(m) is self.report for m in pl_module.modules())
-            self._held_out = None if small else make_held_out(trainer, pl_module, self.gate)
-            self._waits = not trains_in_this_process(trainer)
-            self._restore.append(extend_once(pl_module, setup))
+            small = self.report is not None and any(self._is_small(m) for m in module.modules())
+            self._held_out = None if small else make_held_out(trainer, module, self.options.pruning_method)
+            self._cuts_wait = not trains_in_this_process(trainer)
+            self._undo_hooks.append(extend_once(module, setup))
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._clean_up()
-        if isinstance(exception, GDPError) and trainer.state.fn != "fit":
-            # else Lightning would load the refused checkpoint again, without being asked
-            trainer._checkpoint_connector._loaded_checkpoint = {}
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._clean_up()
-
-    @property
-    def state_key(self) -> str:
-        return self._generate_state_key(module=self.module)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {} if self.pruner is None else {"pruner": self.pruner.state_dict(), **self._clock.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.pruner is not None and "pruner" in state_dict:
-            self.pruner.load_state_dict(state_dict["pruner"])
-            self._clock.load_state_dict(state_dict)
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        if self.pruner is None and not self._after:
-            return
-        name, network = find_network(pl_module, self.module)
-        state = checkpoint["callbacks"].setdefault(self.state_key, {})
-        if self.pruner is not None:
-            state.update(gated_state(pl_module, name, self.pruner.gates))
-        elif report_of(network) is self.report:
-            state.update(self._after)
-
-    def _insert(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        name, network = find_network(pl_module, self.module)
-        if self.report is not None and report_of(network) is self.report:
+    def _insert(self, trainer: Any, module: nn.Module) -> None:
+        """Put gates into the network, unless it is small already or has some from an interrupted run."""
+        name, network = find_network(module, self.options.module)
+        if self._is_small(network):
             rank_zero_info("gdp: this network is pruned already; it is trained on as it is.")
             return
         if self.pruner is not None and self.pruner.gates.model is network:
@@ -128,58 +106,198 @@ class PruningRun(Callback):
                 "fraction of the FLOPs before that run."
             )
             return
-        self.report, self._closed, self._board = None, None, TensorBoardWriter()
-        self._after = {}
-        self.pruner = build_pruner(
-            trainer, pl_module, name, network, self.target_flops, self.ignore, self.gate, self.blocks,
-            (self.min_channels, self.round_to),
-        )  # fmt: skip
+        self.report, self._closed, self._after, self._writer = None, None, None, TensorBoardWriter()
+        self.pruner = build_pruner(trainer, module, name, network, self.options)
 
-    def _resume(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def _is_small(self, network: nn.Module) -> bool:
+        """Return whether this run has pruned the network."""
+        return self.report is not None and report_of(network) is self.report
+
+    def start_fit(self, trainer: Any, module: nn.Module) -> None:
+        """Let loaded gates act; network, optimizers and averages are there now.
+
+        Raises:
+            GDPError: the run uses LBFGS.
+        """
+        self.undo_hooks()
+        self.track_averages(trainer, module)
+        if self.pruner is not None:
+            check_no_lbfgs(trainer)
+            self.pruner.resume()
+
+    def start_training(self, trainer: Any, module: nn.Module) -> None:
+        """Find out how long the run is, and make up for a step that a checkpoint was too early for.
+
+        Raises:
+            GDPError: the run has no end, held-out data can't be had, or cuts in training are not possible.
+        """
+        if self.pruner is None:
+            return
+        late = self._counter.start(trainer, self.pruner)
+        if self._held_out is not None:
+            self._held_out.check(trainer)
+            if late:
+                self._held_out.step(trainer, module, self.pruner)
+        self._check_cuts(trainer, module, self.pruner)
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Note the loss of a batch."""
+        if self.pruner is not None:
+            self._counter.add_loss(loss)
+
+    def before_optimizer_step(self, trainer: Any, optimizer: Any) -> None:
+        """Read the gates' gradients; they are reduced, accumulated and not yet clipped."""
+        if self.pruner is not None:
+            self._counter.before_optimizer_step(trainer, optimizer, self.pruner)
+
+    def end_batch(self, trainer: Any, module: Any, outputs: Any) -> None:
+        """Move the gates if the batch ended with an optimizer step, log, and cut what is closed if it is time to.
+
+        Args:
+            trainer: of either family.
+            module: the LightningModule.
+            outputs: of `training_step`.
+
+        Raises:
+            GDPError: the method needs a loss and got none, or cuts in training are not possible.
+        """
+        if self.pruner is None:
+            return
+        stepped = self._counter.step(trainer, self.pruner)
+        if stepped:
+            self._check_loss(module, outputs)
+            if self._held_out is not None:
+                self._held_out.step(trainer, module, self.pruner)
+            prefix = self._log_prefix(trainer)
+            module.log_dict({f"{prefix}/{k}": v for k, v in self.pruner.progress().items()}, prog_bar=True)
+            self._writer.write(trainer, self.pruner, prefix)
+            if self.pruner.steps == 1:  # now the optimizers have state
+                self._check_cuts(trainer, module, self.pruner)
+        if self._is_time_to_cut(trainer, self.pruner, stepped):
+            self.track_averages(trainer, module)
+            failure = cut_during_training(trainer, module, self.pruner)
+            if failure is not None:
+                self._cuts_wait = True
+                rank_zero_warn(f"gdp: a cut on the way failed, so channels are cut when training is over. {failure}")
+
+    def _check_loss(self, module: nn.Module, outputs: Any) -> None:
+        if self._held_out is not None and self.pruner is not None and self.pruner.steps == 1 and not outputs:
+            self._give_up()
+            raise GDPError(
+                f"Annealed gates learn from what {type(module).__name__}.training_step returns, and need a loss, "
+                "but got none at the first step. Return the loss, or use method='polar'."
+            )
+
+    def _is_time_to_cut(self, trainer: Any, pruner: Pruner, stepped: bool) -> bool:
+        """Return whether closed channels are cut now; at the end of the window they are, however long the epoch is."""
+        shrink = self.options.shrink
+        if shrink == "end" or self._cuts_wait:
+            return False
+        regular = trainer.is_last_batch if shrink == "epoch" else stepped and pruner.steps % int(shrink) == 0
+        return regular or (stepped and pruner.steps == pruner.window.end)
+
+    def _check_cuts(self, trainer: Any, module: nn.Module, pruner: Pruner) -> None:
+        """Check that the network can be cut while it trains, if it is to be."""
+        self.track_averages(trainer, module)
+        if self.options.shrink == "end" or self._cuts_wait:
+            return
+        try:
+            check_cuts(trainer, module, pruner.gates)
+        except GDPError:
+            if not pruner.gates.closed:
+                self._give_up()
+            raise
+
+    def _log_prefix(self, trainer: Any) -> str:
+        """Return under which name loggers show this pruning."""
+        runs = [callback for callback in trainer.callbacks if isinstance(getattr(callback, "run", None), PruningRun)]
+        return f"gdp/{self.options.module}" if len(runs) > 1 and self.options.module else "gdp"
+
+    def end_fit(self, trainer: Any, module: nn.Module) -> None:
+        """Make the network small; other callbacks have saved and averaged weights before.
+
+        Raises:
+            GDPError: the cut is not exact; network and gates are as they were.
+        """
+        if self.pruner is None:
+            return
+        self.track_averages(trainer, module)
+        self.report = finalize(trainer, module, self.pruner)
+        if self.report is not None:
+            gates, name = self.pruner.gates, find_network(module, self.options.module)[0]
+            self._closed = (gates.gate_param == 0).cpu()
+            self._after = pruned_state(module, name, gates, self.report)
+        self.pruner = None
+
+    def saved_state(self, module: nn.Module) -> CheckpointState | None:
+        """Return what a checkpoint has to say now; None if there is nothing."""
+        if self.pruner is None and self._after is None:
+            return None
+        name, network = find_network(module, self.options.module)
+        if self.pruner is not None:
+            counter = self._counter.state_dict()
+            return gated_state(module, name, self.pruner.gates, self.pruner.state_dict(), counter)
+        return self._after if self._is_small(network) else None
+
+    def _restore(self, trainer: Any, module: nn.Module, checkpoint: dict[str, Any]) -> None:
+        """Take over the run of a checkpoint whose weights Lightning is about to load."""
         if trainer.ckpt_path is not None:
             check_intact(trainer.ckpt_path)
-        self._follow_averages(trainer, pl_module)
-        network, saved = find_network(pl_module, self.module)[1], self._saved(checkpoint)
-        report = restore_run(checkpoint, saved, pl_module, network, self.pruner)
+        self.track_averages(trainer, module)
+        network, saved = find_network(module, self.options.module)[1], self._saved_in(checkpoint)
+        report = restore_run(checkpoint, saved, module, network, self.pruner)
         if report is not None:
-            self.report, self.pruner, self._closed = report, None, None
-            self._end_lessons()
-            self._after = {key: saved[key] for key in ("network", "gone", "plan", "report")}
-        self.load_state_dict(saved)
+            self.report, self.pruner, self._closed, self._after = report, None, None, saved
+            self._close_held_out()
+        elif saved is not None and saved.counter is not None:
+            self._counter.load_state_dict(saved.counter)
 
-    def _load(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        name, network = find_network(pl_module, self.module)
-        closed = self._closed if self.report is not None and report_of(network) is self.report else None
-        copies = find_averages(pl_module, name, network, trainer.callbacks)  # type: ignore[attr-defined]
-        prepare_for_evaluation(
-            checkpoint, self._saved(checkpoint), pl_module, network, copies, closed, str(trainer.ckpt_path)
-        )
+    def _load(self, trainer: Any, module: nn.Module, checkpoint: dict[str, Any]) -> None:
+        """Make network and checkpoint fit each other for an evaluation."""
+        name, network = find_network(module, self.options.module)
+        closed = self._closed if self._is_small(network) else None
+        copies = find_averages(module, name, network, trainer.callbacks)
+        saved = self._saved_in(checkpoint)
+        prepare_for_evaluation(checkpoint, saved, module, network, copies, closed, str(trainer.ckpt_path))
 
-    def _saved(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """What a callback of this kind has left in a checkpoint."""
-        found: dict[str, Any] = checkpoint.get("callbacks", {}).get(self.state_key, {})
-        return found
+    def _saved_in(self, checkpoint: dict[str, Any]) -> CheckpointState | None:
+        """Return what a callback of this kind has left in a checkpoint."""
+        return CheckpointState.from_dict(checkpoint.get("callbacks", {}).get(self.key))
 
-    def _restore_hooks(self) -> None:
-        for restore in self._restore:
-            restore()
-        self._restore = []
+    def track_averages(self, trainer: Any, module: nn.Module) -> None:
+        """Gate averages of the network that have been made since; they may be made at any time."""
+        if self.pruner is not None:
+            track_averages(trainer, module, find_network(module, self.options.module)[0], self.pruner.gates)
 
-    def _clean_up(self) -> None:
-        HOOKS.run = False
-        self._end_lessons()
-        self._restore_hooks()
+    def show_parameters(self, shown: bool) -> None:
+        """Let `layer.weight` be the Parameter for hooks that have their turn, or the product for whoever computes."""
+        if self.pruner is not None:
+            self.pruner.gates.view.shows_parameter = shown
+
+    def fail(self, trainer: Any, error: BaseException) -> None:
+        """Clean up after an error."""
+        self.clean_up()
+        if isinstance(error, GDPError) and trainer.state.fn != "fit":
+            forget_loaded_checkpoint(trainer)
+
+    def clean_up(self) -> None:
+        """Leave nothing behind that is of use inside a Trainer's call only; gates go if no step was made."""
+        self.show_parameters(False)
+        self._close_held_out()
+        self.undo_hooks()
         if self.pruner is not None and self.pruner.steps == 0:
             self._give_up()
 
-    def _end_lessons(self) -> None:
+    def undo_hooks(self) -> None:
+        """Give the module the hooks back that were extended."""
+        for undo in self._undo_hooks:
+            undo()
+        self._undo_hooks = []
+
+    def _close_held_out(self) -> None:
         if self._held_out is not None:
             self._held_out.close()
             self._held_out = None
-
-    def _follow_averages(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.pruner is not None:
-            track_averages(trainer, pl_module, find_network(pl_module, self.module)[0], self.pruner.gates)
 
     def _give_up(self) -> None:
         """Take the gates away, as if nothing had been; not from a network that has been cut in part."""

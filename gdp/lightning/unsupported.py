@@ -1,11 +1,9 @@
-"""How the callback gets in between where Lightning calls no callback. Lightning is known by its attributes only."""
+"""What does not work with gdp is refused in a sentence, before anything has begun."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from torch import nn
 from torch.optim import LBFGS
 
 from gdp.errors import GDPError
@@ -13,60 +11,36 @@ from gdp.errors import GDPError
 SHARDED = {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAFSDPStrategy"}  # of both import families
 
 
-def extend_once(module: nn.Module, extension: Callable[..., None]) -> Callable[[], None]:
-    """Let a call of the hook of that name go to `extension(original, ...)`, once; return what restores the hook."""
-    name, own = extension.__name__, module.__dict__.get(extension.__name__)
-    original = getattr(module, name)
-
-    def restore() -> None:
-        extended.retired = True
-        current: Any = module.__dict__.get(name)
-        while getattr(current, "retired", False):  # others may have extended it as well
-            del module.__dict__[name]
-            current = current.own
-            if current is not None:
-                module.__dict__[name] = current
-
-    def call(*args: Any, **kwargs: Any) -> None:
-        restore()
-        extension(original, *args, **kwargs)
-
-    extended: Any = call
-    extended.retired, extended.own = False, own
-    module.__dict__[name] = extended
-    return restore
-
-
 def check_setup(trainer: Any) -> None:
-    """Say what does not work with gdp before anything has begun.
+    """Check that neither the strategy nor another callback stands in the way.
+
+    Args:
+        trainer: of either family.
 
     Raises:
         GDPError: the strategy splits the network's tensors among processes, or another callback prunes.
     """
     for callback in trainer.callbacks:
-        if "ModelPruning" in {cls.__name__ for cls in type(callback).__mro__}:
+        if _is_a(callback, {"ModelPruning"}):
             raise GDPError(
                 f"{type(callback).__name__} makes products with masks of the network's parameters, which gdp can't "
                 "cut. Use one of the two."
             )
-    strategy = trainer.strategy
-    if SHARDED & {cls.__name__ for cls in type(strategy).__mro__}:
+    if _is_a(trainer.strategy, SHARDED):
         raise GDPError(
-            f"{type(strategy).__name__} splits the network's tensors among processes, and gdp needs them whole. Use "
-            "strategy='ddp': convolutional networks fit on one device."
+            f"{type(trainer.strategy).__name__} splits the network's tensors among processes, and gdp needs them whole."
+            " Use strategy='ddp': convolutional networks fit on one device."
         )
 
 
-def trains_in_this_process(trainer: Any) -> bool:
-    """Whether the network that is trained is the one the user holds; spawned and forked processes train a copy."""
-    return getattr(trainer.strategy, "_start_method", "popen") == "popen"
-
-
 def check_no_lbfgs(trainer: Any) -> None:
-    """Say that LBFGS does not go with gates.
+    """Check that every optimizer takes single steps.
+
+    Args:
+        trainer: of either family, once it has its optimizers.
 
     Raises:
-        GDPError: the run uses it.
+        GDPError: the run uses LBFGS.
     """
     if any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
         raise GDPError(
@@ -76,5 +50,14 @@ def check_no_lbfgs(trainer: Any) -> None:
 
 
 def is_finetuned(trainer: Any) -> bool:
-    """Whether a callback of the run freezes layers for a while (BackboneFinetuning and other BaseFinetuning)."""
-    return any(cls.__name__ == "BaseFinetuning" for c in trainer.callbacks for cls in type(c).__mro__)
+    """Return whether a callback freezes layers for a while (BackboneFinetuning and other BaseFinetuning).
+
+    Args:
+        trainer: of either family.
+    """
+    return any(_is_a(callback, {"BaseFinetuning"}) for callback in trainer.callbacks)
+
+
+def _is_a(thing: object, names: set[str]) -> bool:
+    """Return whether a class of one of these names, of either import family, is among the bases of an object."""
+    return not names.isdisjoint(cls.__name__ for cls in type(thing).__mro__)

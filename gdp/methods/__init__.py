@@ -1,10 +1,10 @@
 """Pruning methods: what says which channels matter, and how gates close."""
 
-from gdp.methods.annealed import Annealed, indicator
+from gdp.methods.annealed import Annealed
 from gdp.methods.base import HeldOutSpec, PruningMethod, StepContext, anneal
 from gdp.methods.polar import Polar, polarize, sensitivity
 from gdp.methods.registry import MethodName, resolve_method
-from gdp.methods.schedule import Window
+from gdp.methods.schedule import Schedule, Window
 
 __all__ = [
     "Annealed",
@@ -12,10 +12,10 @@ __all__ = [
     "MethodName",
     "Polar",
     "PruningMethod",
+    "Schedule",
     "StepContext",
     "Window",
     "anneal",
-    "indicator",
     "polarize",
     "resolve_method",
     "sensitivity",

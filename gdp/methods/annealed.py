@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 
 from gdp.errors import GDPError
+from gdp.gates import indicator
 from gdp.methods.base import CLOSED_BELOW, HeldOutSpec, MethodState, PruningMethod, StepContext
 from gdp.methods.polar import EMA_DECAY, sensitivity
 from gdp.methods.schedule import Window
 
 TIE_BREAK = 1e-3  # by how much of x it may change their order
-ADAM_BETAS, ADAM_EPS = (
-    (0.9, 0.999),
-    1e-8,
-)  # of Adam, which DARTS (arXiv 1806.09055), and so DAIS, learns indicators with
+# of Adam, with which DARTS (arXiv 1806.09055), and so DAIS, learns indicators
+ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
 
 
 @dataclass(frozen=True)
@@ -158,15 +157,3 @@ class Annealed(PruningMethod):
 
     def finalize(self, gate_param: Tensor, keep_mask: Tensor, temperature: float) -> Tensor:
         return torch.where(keep_mask, gate_param.clamp_min((1 + temperature) / 2), 0.0)
-
-
-def indicator(x: Tensor, temperature: float) -> Tensor:
-    """`sigmoid(alpha / T)` (equation 7) with alpha = 2 x - 1, scaled such that x = 1 is exactly open and x = 0 closed.
-
-    The scale belongs to the following layer anyway, which absorbs it; with it, inserting gates changes nothing.
-
-    >>> indicator(torch.tensor([0.0, 0.5, 1.0]), 0.02).tolist()
-    [0.0, 0.5, 1.0]
-    """
-    value = torch.sigmoid((2 * x - 1) / temperature) / torch.sigmoid(torch.tensor(1 / temperature))
-    return torch.where(x >= 1, 1.0, torch.where(x <= 0, 0.0, value))

@@ -15,44 +15,50 @@ from gdp.gates import gate_gradients, held_out_gradients, insert_gates
 from gdp.graph import ChannelGraph, FlopModel
 from gdp.methods import Polar, PruningMethod, StepContext, Window
 from gdp.pruning.finite_guard import FiniteGuard
-from gdp.pruning.resume_check import check_same_run, restore, saved
+from gdp.pruning.resume_check import check_same_run
 from gdp.report import History
 from gdp.selection import WidthConstraints, allowed_fraction, check_reachable, check_target, select_for_schedule
-from gdp.surgery import Undo, shrink
+from gdp.surgery import Undo, cut_channels, shrink
 from gdp.utils import broadcast_from_rank_zero
 
-DENSE = 2.0  # a fraction of the FLOPs that allows everything
+EVERYTHING = 2.0  # a fraction of the FLOPs that allows all channels
+
+# what a resumed run takes over as it is
+PROGRESS = [
+    *("steps", "total_steps", "done", "lagrange_multiplier", "last_selection_step", "selected_fraction"),
+    *("window_opens_at", "open_counts", "keep_mask"),
+]
 
 
 class Pruner:
-    """Closes gates along a schedule until the FLOPs target is met.
+    """Close gates along a schedule until the FLOPs target is met.
 
     Call `watch()` after every backward pass, `step()` after every optimizer step, `finish()` after training; `shrink()`
     whenever the closed channels are to be cut, which makes the steps that follow cheaper; and, when `wants_held_out`,
-    `learn(loss)` with the loss of a batch that the weights are not trained on. Gates hold still at steps whose loss or
-    gradients are not finite, and until every gated weight is trained.
+    `update_held_out(loss)` with the loss of a batch that the weights are not trained on. Gates hold still at steps
+    whose loss or gradients are not finite, and until every gated weight is trained.
 
     Args:
         model: the network; gates are inserted here.
         graph: what `trace` found in it.
         target_flops: fraction of the dense FLOPs that remains.
         total_steps: optimizer steps in the whole run; may be set later, but before the first `step()`.
-        gate: the kind of gates, with their options; when and how fast they close is among these.
-        widths: which numbers of channels are legal; default: every one from 1 on.
-        cost: what the budget counts; default: the FLOPs of `graph`. See `gdp.latency.latency_model`.
+        method: says which channels matter, and when and how fast gates close; default: `Polar()`.
+        constraints: which numbers of channels are allowed; default: every one from 1 on.
+        cost: what the budget counts; default: the FLOPs of `graph`. See `gdp.selection.latency_model`.
 
     Attributes:
-        state: what the gates' family remembers; of polar gates the running mean of the squared gate gradient.
+        gates: of the network.
+        method_state: what the method remembers; of `Polar` the running mean of the squared gate gradient.
         steps: optimizer steps so far.
-        keep: the channels that fitted into what was allowed when channels were last chosen; None before that.
-        opened: open channels per group at that moment; reading gates more often would stall a GPU.
-        multiplier: lambda in units of the average: a channel stays if its share of all worth is more than lambda times
-            its share of all FLOPs.
         done: the window is over and the target holds.
-        looked: the step at which channels were last chosen, or the temperature annealed.
-        chosen_for: the fraction of FLOPs that was allowed then.
-        opens: the window does not open before this step.
-        watched: the step at which gradients were last read.
+        keep_mask: the channels that were chosen last, one bool per channel of all groups; None before that.
+        open_counts: open channels per group at that moment; reading gates more often would stall a GPU.
+        lagrange_multiplier: lambda in units of the average: a channel stays if its share of all importance is more than
+            lambda times its share of all FLOPs.
+        last_selection_step: the step at which channels were last chosen, or the temperature annealed.
+        selected_fraction: the fraction of FLOPs that was allowed then.
+        window_opens_at: the window does not open before this step.
 
     Raises:
         GDPError: the target is no fraction or out of reach, or nothing can be pruned.
@@ -83,15 +89,11 @@ class Pruner:
 
     def _reset(self) -> None:
         self.method_state, self.gates.history = self.method.init_state(len(self.gates.gate_param)), History()
-        self.open_counts = self.gates.open_counts
         self.steps, self.done, self.lagrange_multiplier = 0, False, 0.0
+        self.open_counts = self.gates.open_counts
         self.keep_mask: Tensor | None = None
-        self.last_selection_step, self.selected_fraction, self.window_opens_at, self.last_gradient_step = (
-            0,
-            DENSE,
-            0,
-            -1,
-        )
+        self.selected_fraction, self.last_selection_step = EVERYTHING, 0
+        self.last_gradient_step, self.window_opens_at = -1, 0
 
     @property
     def window(self) -> Window:
@@ -100,7 +102,7 @@ class Pruner:
 
     @property
     def remaining(self) -> float:
-        """Fraction of the dense FLOPs (or time) that the channels in `opened` cost."""
+        """Fraction of the dense FLOPs (or time) that the channels in `open_counts` cost."""
         return self.cost.count(self.open_counts) / self.cost.dense
 
     @property
@@ -108,14 +110,22 @@ class Pruner:
         """Fraction of the dense FLOPs (or time) that the schedule allows now."""
         return allowed_fraction(self.window.progress(self.steps), self.target_flops)
 
+    @property
+    def context(self) -> StepContext:
+        """What the method is told of the run."""
+        return StepContext(self.gates, self.cost, self.allowed, self.window, self.keep_mask)
+
+    @property
+    def wants_held_out(self) -> bool:
+        """Whether the gates are to learn from a batch that is held out now, after this step."""
+        window, spec = self.window, self.method.held_out_spec
+        inside = window.start <= self.steps < window.end and self.keep_mask is not None and not self.done
+        return spec is not None and inside and self.steps % spec.every == 0
+
     def progress(self) -> dict[str, float]:
-        """What is worth logging at every step."""
-        return {
-            "flops": self.remaining,
-            "allowed": self.allowed,
-            "open_channels": float(self.open_counts.sum()),
-            "lambda": self.lagrange_multiplier,
-        }
+        """Return what is worth logging at every step."""
+        found = {"flops": self.remaining, "allowed": self.allowed, "lambda": self.lagrange_multiplier}
+        return found | {"open_channels": float(self.open_counts.sum())}
 
     @torch.no_grad()
     def watch(self, loss: Tensor | None = None, scale: float = 1.0) -> None:
@@ -139,13 +149,6 @@ class Pruner:
         self.to(gradient.device)
         self.method_state = self.method.update(self.method_state, gradient / scale)
 
-    @property
-    def wants_held_out(self) -> bool:
-        """Whether the gates are to learn from a batch that is held out now, after this step."""
-        window, batches = self.window, self.method.held_out_spec
-        inside = window.start <= self.steps < window.end and self.keep_mask is not None and not self.done
-        return batches is not None and inside and self.steps % batches.every == 0
-
     @torch.no_grad()
     def update_held_out(self, loss: Tensor, reduce: Callable[[Tensor], Tensor] = lambda gradient: gradient) -> None:
         """Let the gates learn from a batch that the weights are not trained on.
@@ -160,18 +163,9 @@ class Pruner:
         gradient = held_out_gradients(self.gates, loss)
         if gradient is not None:
             self.to(gradient.device)
-            self.method_state, raw = self.method.update_held_out(self.method_state, reduce(gradient), self.context)
-            self.gates.gate_param = broadcast_from_rank_zero(raw)
-            self.gates.sync()
-
-    @property
-    def context(self) -> StepContext:
-        return StepContext(self.gates, self.cost, self.allowed, self.window, self.keep_mask)
-
-    def to(self, device: torch.device) -> None:
-        """Bring what is remembered to where the weights are."""
-        self.method_state = {name: tensor.to(device) for name, tensor in self.method_state.items()}
-        self.keep_mask = None if self.keep_mask is None else self.keep_mask.to(device)
+            found = self.method.update_held_out(self.method_state, reduce(gradient), self.context)
+            self.method_state, gate_param = found
+            self.gates.set(broadcast_from_rank_zero(gate_param))
 
     @torch.no_grad()
     def step(self, skipped: bool = False) -> None:
@@ -193,17 +187,24 @@ class Pruner:
         if self.done or self.steps < window.start:
             self._finite_guard.reset()
             return
-        sound = self._finite_guard.compute(self.steps, self.gates.gate_param.device, skipped)
+        finite = self._finite_guard.compute(self.steps, self.gates.gate_param.device, skipped)
         if self.last_selection_step < window.last_due_step(self.steps) or self.steps >= window.end:
-            if bool(sound):
-                self._select_and_anneal(window)
+            if bool(finite):
+                self._select_and_move(window)
             self._finite_guard.warn()
         elif not skipped:
-            self.gates.gate_param = torch.where(sound, self._stepped(window), self.gates.gate_param)
-            self.gates.sync()
+            self.gates.set(torch.where(finite, self._moved(window, self.gates.temperature), self.gates.gate_param))
 
-    def _select_and_anneal(self, window: Window) -> None:
-        """Choose channels, anneal the temperature and move; when the window ends, settle."""
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Close at once what the target asks for, if training ended inside the window."""
+        if not self.done:
+            self._select(self.target_flops)
+            self._finalize()
+            self._record()
+
+    def _select_and_move(self, window: Window) -> None:
+        """Choose channels, anneal the temperature and move; when the window ends, finalize."""
         allowed = self.allowed
         if self.selected_fraction > allowed:
             self._select(allowed)
@@ -211,29 +212,35 @@ class Pruner:
         if self.steps >= window.end:
             self._finalize()
         else:
-            progress = (self.steps - window.start) / (window.end - window.start)
-            self.gates.temperature = self.method.temperature(progress)
-            self.gates.gate_param = self._stepped(window)
-            self.gates.sync()
+            temperature = self.method.temperature((self.steps - window.start) / (window.end - window.start))
+            self.gates.set(self._moved(window, temperature), temperature)
         self._record()
 
-    def _record(self) -> None:
-        gates = self.gates
-        gates.history.record(
-            self.steps, self.remaining, self.allowed, self.lagrange_multiplier, gates.values, self.open_counts
-        )
+    def _select(self, fraction: float) -> None:
+        """Choose what fits into this fraction of the FLOPs now, keeping open a way to meet the target exactly later."""
+        importance = self.method.importance(self.method_state, self.context).cpu()
+        is_open = self.gates.gate_param.cpu() > 0
+        budget = (self.cost, self.constraints, self.target_flops, fraction)
+        chosen = select_for_schedule(importance, self.gates.group_of, is_open, *budget)
+        self.selected_fraction = fraction
+        self.keep_mask = broadcast_from_rank_zero(chosen.keep_mask.to(self.gates.gate_param.device))
+        total = max(float(importance[is_open].sum()), 1e-30)
+        self.lagrange_multiplier = chosen.lagrange_multiplier * self.cost.dense / total
+        self.open_counts = self.gates.open_counts
 
-    def _stepped(self, window: Window) -> Tensor:
+    def _moved(self, window: Window, temperature: float) -> Tensor:
         assert self.keep_mask is not None
-        return self.method.step(self.gates.gate_param, self.keep_mask, self.gates.temperature, window)
+        return self.method.step(self.gates.gate_param, self.keep_mask, temperature, window)
 
-    @torch.no_grad()
-    def finish(self) -> None:
-        """Training is over: if it ended inside the window, close at once what the target asks for."""
-        if not self.done:
-            self._select(self.target_flops)
-            self._finalize()
-            self._record()
+    def _finalize(self) -> None:
+        assert self.keep_mask is not None
+        temperature = self.method.temperatures[1]
+        self.gates.set(self.method.finalize(self.gates.gate_param, self.keep_mask, temperature), temperature)
+        self.open_counts, self.done = self.gates.open_counts, True
+
+    def _record(self) -> None:
+        found = (self.remaining, self.allowed, self.lagrange_multiplier, self.gates.values, self.open_counts)
+        self.gates.history.record(self.steps, *found)
 
     def shrink(self, optimizers: Iterable[Optimizer] = ()) -> Undo | None:
         """Cut the channels that are closed by now; return what puts them back, or None if there are none.
@@ -246,33 +253,26 @@ class Pruner:
         """
         return shrink(self.gates, optimizers)
 
-    def _select(self, fraction: float) -> None:
-        """Choose what fits into this fraction of the FLOPs now, keeping open a way to meet the target exactly later."""
-        worth = self.method.importance(self.method_state, self.context).cpu()
-        group_of, alive = self.gates.group_of, self.gates.gate_param.cpu() > 0
-        chosen = select_for_schedule(worth, group_of, alive, self.cost, self.constraints, self.target_flops, fraction)
-        self.selected_fraction = fraction
-        self.keep_mask = broadcast_from_rank_zero(chosen.keep_mask.to(self.gates.gate_param.device))
-        self.lagrange_multiplier = chosen.lagrange_multiplier * self.cost.dense / max(float(worth[alive].sum()), 1e-30)
-        self.open_counts = self.gates.open_counts
-
-    def _finalize(self) -> None:
-        assert self.keep_mask is not None
-        self.gates.temperature = self.method.temperatures[1]
-        self.gates.gate_param = self.method.finalize(self.gates.gate_param, self.keep_mask, self.gates.temperature)
-        self.gates.sync()
-        self.open_counts = self.gates.open_counts
-        self.done = True
-
     def restart(self) -> None:
         """Begin a run anew on a network that an interrupted one has cut in part; what is open opens fully."""
-        self.gates.gate_param = torch.where(self.gates.gate_param > 0, 1.0, 0.0)
-        self.gates.temperature = self.method.temperatures[0]
+        self.gates.set(torch.where(self.gates.gate_param > 0, 1.0, 0.0), self.method.temperatures[0])
         self._reset()
 
+    def to(self, device: torch.device) -> None:
+        """Bring what is remembered to `device`, where the weights are."""
+        self.method_state = {name: tensor.to(device) for name, tensor in self.method_state.items()}
+        self.keep_mask = None if self.keep_mask is None else self.keep_mask.to(device)
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs: tensors, numbers and bools."""
-        return saved(self)
+        """Return everything a resumed run needs: tensors, numbers and bools."""
+        return {
+            "target_flops": self.target_flops,
+            "method": type(self.method).__name__,
+            "method_state": self.method_state,
+            "gates": self.gates.state_dict(),
+            "cost": self.cost.coef,
+            **{name: getattr(self, name) for name in PROGRESS},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; `resume()` lets the gates act.
@@ -280,10 +280,20 @@ class Pruner:
         What was cut by then is cut now; load the network's and the optimizers' states after that.
 
         Raises:
-            GDPError: it was taken with another network, other frozen parts or another target.
+            GDPError: it was taken with another network, other frozen parts, another target or another method.
         """
         check_same_run(state, self.state_dict())
-        restore(self, state)
+        removed = state["gates"]["removed"].cpu()
+        if not torch.equal(removed, self.gates.removed):
+            cut_channels(self.gates, removed)
+        if self.cost is not self.graph.flops:  # times would be others if they were measured again
+            self.cost = replace(self.cost, coef=state["cost"].cpu())
+        for name in PROGRESS:
+            setattr(self, name, state[name])
+        self.open_counts = self.open_counts.cpu()
+        self.gates.load_state_dict(state["gates"])
+        self.method_state = dict(state["method_state"])
+        self.to(self.gates.gate_param.device)
 
     def resume(self) -> None:
         """Let loaded gates act, once the network is on its device and the user's optimizers exist.
@@ -295,4 +305,4 @@ class Pruner:
         self.gates.to_float32()
         self.to(device)
         if bool((self.gates.gate_param < 1).any()):
-            self.gates.sync()
+            self.gates.set()

@@ -13,7 +13,7 @@ from gdp.errors import GDPError
 from gdp.graph import CutPlan, Frozen
 from gdp.report.history import History
 from gdp.report.plot import plot
-from gdp.utils import AnyPath, plain_name
+from gdp.utils import AnyPath
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,6 @@ class Report:
     blocks: tuple[str, ...] = ()
     dry_run: bool = False
     history: History = field(default_factory=History)
-
-    def __post_init__(self) -> None:
-        groups = tuple((plain_name(name), kept, total) for name, kept, total in self.groups)
-        frozen = tuple(Frozen(plain_name(f.name), f.channels, f.reason.replace("_orig_mod.", "")) for f in self.frozen)
-        object.__setattr__(self, "groups", groups)
-        object.__setattr__(self, "frozen", frozen)
-        object.__setattr__(self, "blocks", tuple(map(plain_name, self.blocks)))
 
     @property
     def remaining(self) -> float:

@@ -1,59 +1,158 @@
-"""Checkpoints of a run: the network as it was then, plain, whether channels were cut by that time or not."""
+"""What gdp writes into checkpoints of a run, and how a checkpoint becomes a plain network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
-import torch
 from torch import nn
 
 from gdp.errors import GDPError
 from gdp.gates import Gates, gated_weight
 from gdp.graph import CutPlan
-from gdp.lightning import Copy
-from gdp.pruning import Pruner
-from gdp.report import Report, register_report, report_of
-from gdp.saving.pruned_file import check_fit
-from gdp.surgery import Undo, cut, plan_for
-from gdp.utils import GATE_SUFFIX, AnyPath, get_module, named_tensors, plain_state_dict, read_checked, state_dict_for
+from gdp.report import Report, register_report
+from gdp.saving.pruned_file import check_state_fits
+from gdp.surgery import cut, plan_for
+from gdp.utils import (
+    GATE_SUFFIX,
+    AnyPath,
+    get_module,
+    named_tensors,
+    read_checked,
+    state_dict_for,
+    under_plain_names,
+)
 
+VERSION = 1
 State = dict[str, Any]
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def gated_state(module: nn.Module, name: str, gates: Gates) -> State:
-    """What a checkpoint has to say beside the weights of a gated network, `name` in the training module.
+@dataclass(frozen=True)
+class CheckpointState:
+    """What gdp writes into a checkpoint for one network, beside its weights.
 
-    "gone" is the plan by which it was cut so far, "closed" the plan by which it would be cut now.
+    Attributes:
+        stage: "gated", from inside a run; or "pruned", from after the cut.
+        network: plain name of the network in the training module.
+        removed: the plan by which the training module was cut so far, copies of the network in it included.
+        closed: the plan by which it would be cut now (gated).
+        pruner: state of the pruner (gated).
+        counter: state of the step counter (gated).
+        plan: the plan from the dense network to the small one (pruned).
+        report: the record of the removal (pruned).
     """
-    gone = CutPlan.of(gates.graph, gates.indices(gates.removed))
+
+    stage: Literal["gated", "pruned"]
+    network: str
+    removed: State
+    closed: State | None = None
+    pruner: State | None = None
+    counter: State | None = None
+    plan: State | None = None
+    report: State | None = None
+
+    def to_dict(self) -> State:
+        """Return plain containers of tensors, strings and numbers."""
+        return {"gdp": VERSION, **vars(self)}
+
+    @classmethod
+    def from_dict(cls, state: Any) -> CheckpointState | None:
+        """Read back what `to_dict` wrote.
+
+        Args:
+            state: what a callback has left in a checkpoint.
+
+        Returns:
+            None if it is no callback of gdp.
+
+        Raises:
+            GDPError: it was written by another version.
+        """
+        if not isinstance(state, Mapping) or "gdp" not in state:
+            return None
+        fields = {key: value for key, value in state.items() if key != "gdp"}
+        if state["gdp"] != VERSION or not fields.keys() <= cls.__dataclass_fields__.keys():
+            raise GDPError(
+                f"The checkpoint was written by another version of gdp (format {state['gdp']!r}; this one reads "
+                f"{VERSION}). Resume with the version that wrote it."
+            )
+        return cls(**fields)
+
+    def to_report(self) -> Report:
+        """Return the record of the removal; of a pruned network only."""
+        return Report.from_dict(self.report, CutPlan.from_dict(self.plan))
+
+
+def gated_state(module: nn.Module, name: str, gates: Gates, pruner: State, counter: State) -> CheckpointState:
+    """Return what a checkpoint has to say of a gated network.
+
+    Args:
+        module: the training module.
+        name: plain name of the network in it.
+        gates: of the network.
+        pruner: state of the pruner.
+        counter: state of the step counter.
+    """
+    removed = CutPlan.of(gates.graph, gates.indices(gates.removed))
     closed = plan_for(gates, gates.gate_param.cpu() == 0)
-    copies = _copies(module, gates)
-    plans = {"gone": gone, "closed": closed}
-    return {"network": name} | {key: _with_copies(plan, name, copies).to_dict() for key, plan in plans.items()}
+    plans = [_with_copies(plan, module, name, gates).to_dict() for plan in (removed, closed)]
+    return CheckpointState("gated", name, plans[0], plans[1], pruner, counter)
 
 
-def pruned_state(module: nn.Module, name: str, report: Report, gates: Gates) -> State:
-    """What a checkpoint has to say beside the weights of a network that is cut for good."""
-    gone = _with_copies(report.plan, name, _copies(module, gates))
-    return {"network": name, "gone": gone.to_dict(), "plan": report.plan.to_dict(), "report": report.to_dict()}
+def pruned_state(module: nn.Module, name: str, gates: Gates, report: Report) -> CheckpointState:
+    """Return what a checkpoint has to say of a network that is cut for good.
+
+    Args:
+        module: the training module.
+        name: plain name of the network in it.
+        gates: that the network had.
+        report: the record of the removal.
+    """
+    removed = _with_copies(report.plan, module, name, gates).to_dict()
+    return CheckpointState("pruned", name, removed, plan=report.plan.to_dict(), report=report.to_dict())
 
 
-def _copies(module: nn.Module, gates: Gates) -> list[tuple[str, str]]:
-    """The known copies of the network, or of parts of it, that lie in the training module: part, and where they are."""
-    inside = {id(m): where for where, m in module.named_modules()}
-    return [(part, inside[id(copy)]) for part, copy in gates.copies if id(copy) in inside]
-
-
-def _with_copies(plan: CutPlan, name: str, copies: list[tuple[str, str]]) -> CutPlan:
-    """The plan for the training module, copies of the network in it included."""
+def _with_copies(plan: CutPlan, module: nn.Module, name: str, gates: Gates) -> CutPlan:
+    """Return the plan for the training module, known copies of the network in it included."""
+    inside = {id(m): where for where, m in under_plain_names(module.named_modules()).items()}
     whole = plan.with_prefix(name)
-    for part, where in copies:
-        copy = plan.for_submodule(part).with_prefix(where)
-        whole = CutPlan(whole.shapes | copy.shapes, whole.keep | copy.keep, whole.blocks)
+    for part, copy in gates.copies:
+        if id(copy) in inside:
+            own = plan.for_submodule(part).with_prefix(inside[id(copy)])
+            whole = CutPlan(whole.shapes | own.shapes, whole.keep | own.keep, whole.blocks)
     return whole
+
+
+def saved_states(checkpoint: State) -> list[CheckpointState]:
+    """Return what the GDPCallbacks of a run have left in its checkpoint.
+
+    Args:
+        checkpoint: of Lightning.
+
+    Raises:
+        GDPError: it was written by another version.
+    """
+    found = (CheckpointState.from_dict(state) for state in checkpoint.get("callbacks", {}).values())
+    return [state for state in found if state is not None]
+
+
+def fold_state_dict(state: State) -> State:
+    """Return a state_dict under plain names, with its gates folded into the weights behind them.
+
+    Args:
+        state: of a gated network, or of a plain one.
+    """
+    state = under_plain_names(state.items())
+    folded = {name: value for name, value in state.items() if not name.endswith(GATE_SUFFIX)}
+    for name, gate in state.items():
+        if name.endswith(GATE_SUFFIX):
+            weight = name.removesuffix(GATE_SUFFIX)
+            if weight in folded:  # users leave out what they don't want to save
+                folded[weight] = gated_weight(folded[weight], gate)
+    return folded
 
 
 def load_checkpoint(model: Module, path: AnyPath) -> Module:
@@ -78,12 +177,17 @@ def load_checkpoint(model: Module, path: AnyPath) -> Module:
 
 
 def load_plain(model: nn.Module, checkpoint: State, path: str) -> None:
-    """`load_checkpoint` of a checkpoint that has been read already.
+    """Do what `load_checkpoint` does with a checkpoint that has been read already.
+
+    Args:
+        model: the LightningModule, freshly built.
+        checkpoint: of Lightning.
+        path: of the checkpoint, for messages.
 
     Raises:
         GDPError: as there.
     """
-    states, tensors = list(_saved(checkpoint)), fold_state_dict(checkpoint["state_dict"])
+    states, tensors = saved_states(checkpoint), fold_state_dict(checkpoint["state_dict"])
     if not states and len(tensors) == len(checkpoint["state_dict"]):
         raise GDPError(
             f"{path!r} says nothing of gdp. If it was written without GDPCallback, load it with "
@@ -95,12 +199,12 @@ def load_plain(model: nn.Module, checkpoint: State, path: str) -> None:
     with ExitStack() as undo:
         undo.callback(lambda: [tensor.data.copy_(values) for tensor, values in was])
         for state in states:
-            undo.callback(cut(model, CutPlan.from_dict(state["gone"])))
+            undo.callback(cut(model, CutPlan.from_dict(state.removed)))
         content = checkpoint | {"state_dict": state_dict_for(model, tensors)}
         getattr(model, "on_load_checkpoint", lambda _: None)(content)
         strict = getattr(model, "strict_loading", True)
         try:
-            check_fit(model, content["state_dict"], path, strict)
+            check_state_fits(model, content["state_dict"], path, strict)
         except GDPError as error:
             if states:
                 raise
@@ -110,100 +214,8 @@ def load_plain(model: nn.Module, checkpoint: State, path: str) -> None:
             ) from error
         model.load_state_dict(content["state_dict"], strict=strict)
         for state in states:
-            if "closed" in state:
-                undo.callback(cut(model, CutPlan.from_dict(state["closed"])))
+            if state.stage == "gated":
+                undo.callback(cut(model, CutPlan.from_dict(state.closed)))
             else:
-                _remember(get_module(model, state["network"]), state)
+                register_report(get_module(model, state.network), state.to_report())
         undo.pop_all()
-
-
-def _remember(network: nn.Module, state: State) -> Report:
-    report = Report.from_dict(state["report"], CutPlan.from_dict(state["plan"]))
-    register_report(network, report)
-    return report
-
-
-def _saved(checkpoint: State) -> Iterator[State]:
-    """What the GDPCallbacks of a run have left in its checkpoint."""
-    for state in checkpoint.get("callbacks", {}).values():
-        if isinstance(state, Mapping) and {"network", "gone"} <= state.keys():
-            yield dict(state)
-
-
-def cut_along(module: nn.Module, name: str, plan: CutPlan, copies: Iterable[Copy]) -> Undo:
-    """Cut the training module by a plan for it, and the copies of its network `name` that lie outside of it."""
-    inside = {id(m) for m in module.modules()}
-    with ExitStack() as undo:
-        undo.callback(cut(module, plan))
-        for part, copy in copies:
-            if id(copy) not in inside:
-                undo.callback(cut(copy, plan.for_submodule(name).for_submodule(part)))
-        return undo.pop_all().close
-
-
-def fold_state_dict(state: State) -> State:
-    """A state_dict under plain names, with its gates folded into the weights behind them."""
-    state = plain_state_dict(state)
-    folded = {name: value for name, value in state.items() if not name.endswith(GATE_SUFFIX)}
-    for name, gate in state.items():
-        if name.endswith(GATE_SUFFIX):
-            weight = name.removesuffix(GATE_SUFFIX)
-            if weight in folded:  # users leave out what they don't want to save
-                folded[weight] = gated_weight(folded[weight], gate)
-    return folded
-
-
-def restore_run(
-    checkpoint: State, saved: State, module: nn.Module, network: nn.Module, pruner: Pruner | None
-) -> Report | None:
-    """Make a run what it was when the checkpoint was written, before Lightning loads the weights.
-
-    Args:
-        checkpoint: of Lightning; a run without gdp is gone on with, so gates are added where there are none.
-        saved: what the callback has left in it.
-        module: the training module.
-        network: the network in it.
-        pruner: of this run; none if the network is small already.
-
-    Returns:
-        The report, if the checkpoint was written after the cut.
-
-    Raises:
-        GDPError: the checkpoint does not belong to this run.
-    """
-    if "report" in saved:
-        return _resume_small(saved, module, network, pruner)
-    if "pruner" in saved:
-        if pruner is None:
-            raise GDPError(
-                "This network is small already, but the checkpoint is from before its channels were cut. Build the "
-                "network anew, and resume with that one."
-            )
-        pruner.load_state_dict(saved["pruner"])
-        checkpoint["state_dict"] = state_dict_for(module, checkpoint["state_dict"])
-    elif any(name.endswith(GATE_SUFFIX) for name in checkpoint["state_dict"]):
-        raise GDPError(
-            "The checkpoint has gates but says nothing of this GDPCallback: it was written with another `module`, or "
-            "with save_weights_only=True. Resume with the `module` of that run, from a whole checkpoint."
-        )
-    else:
-        for key in {"state_dict", "current_model_state"} & checkpoint.keys():
-            gates = {k: torch.ones_like(gate) for k, gate in module.state_dict().items() if k.endswith(GATE_SUFFIX)}
-            checkpoint[key] = gates | state_dict_for(module, checkpoint[key])
-    return None
-
-
-def _resume_small(saved: State, module: nn.Module, network: nn.Module, pruner: Pruner | None) -> Report:
-    plan, copies = CutPlan.from_dict(saved["plan"]), [] if pruner is None else pruner.gates.copies
-    if plan.blocks:
-        raise GDPError(
-            "A run can't be resumed after whole blocks have gone, as its optimizers knew their parameters. Load the "
-            "network by gdp.load_checkpoint(LitModel(), path), and train it on without ckpt_path."
-        )
-    if pruner is not None:
-        pruner.gates.withdraw()
-    known = report_of(network)
-    if known is not None and known.plan.to_dict() == saved["plan"]:
-        return known
-    cut_along(module, saved["network"], CutPlan.from_dict(saved["gone"]), copies)
-    return _remember(network, saved)

@@ -10,15 +10,14 @@ from torch import Tensor, nn
 
 from gdp.errors import GDPError
 from gdp.graph import CutPlan
-from gdp.report import Report, register_report
-from gdp.report.registry import _reports
+from gdp.report import Report, register_report, report_of
 from gdp.surgery import check_plan_fits, cut
 from gdp.utils import (
     AnyPath,
-    plain_name,
-    plain_state_dict,
+    parameter_shapes,
     read_checked,
     state_dict_for,
+    under_plain_names,
     unwrap_compiled,
     write_atomically,
 )
@@ -40,9 +39,9 @@ def save_pruned(model: nn.Module, path: AnyPath, report: Report | None = None) -
     Raises:
         GDPError: no pruned network is found, or the file can't be written; what was there before is untouched then.
     """
-    pruned = {plain_name(name): _reports[m] for name, m in model.named_modules() if m in _reports}
-    if report is not None:
-        pruned = {"": report}
+    modules = under_plain_names(model.named_modules())
+    reports = {name: report_of(module) for name, module in modules.items()} if report is None else {"": report}
+    pruned = {name: found for name, found in reports.items() if found is not None}
     if len(pruned) != 1:
         raise GDPError(
             f"Expected {type(model).__name__} to be or to hold one network that gdp pruned in this process, but found "
@@ -51,14 +50,14 @@ def save_pruned(model: nn.Module, path: AnyPath, report: Report | None = None) -
         )
     ((prefix, found),) = pruned.items()
     plan = found.plan.with_prefix(prefix)
-    sizes = {plain_name(name): tuple(p.shape) for name, p in model.named_parameters()}
+    sizes = parameter_shapes(model)
     other = [name for name in plan.shapes if name in sizes and plan.shape(name) != sizes[name]]
     if other and not plan.blocks:
         raise GDPError(
             f"{type(model).__name__} was cut further after its report was made ({other[0]} has changed), probably by a "
             "run that was interrupted. Finish that run before saving: trainer.fit once more, or gdp.remove."
         )
-    state = plain_state_dict(model.state_dict())
+    state = under_plain_names(model.state_dict().items())
     content = {
         "gdp": FORMAT,
         "plan": plan.to_dict(),
@@ -85,17 +84,19 @@ def load_pruned(model: Net, path: AnyPath) -> Net:
     check_plan_fits(plan, model)
     with ExitStack() as undo:
         undo.callback(cut(model, plan))
-        check_fit(model, state, os.fspath(path))
+        check_state_fits(model, state, os.fspath(path))
         model.load_state_dict(state_dict_for(model, state))
         undo.pop_all()
     register_report(unwrap_compiled(model), report)
     return model
 
 
-def check_fit(model: nn.Module, state: dict[str, Tensor], path: str, strict: bool = True) -> None:
+def check_state_fits(model: nn.Module, state: dict[str, Tensor], path: str, strict: bool = True) -> None:
     """Refuse tensors of another network than the one that was just cut; unless strict, some may be missing."""
-    wanted = {k: tuple(v.shape) for k, v in plain_state_dict(model.state_dict()).items() if isinstance(v, Tensor)}
-    found = {k: tuple(v.shape) for k, v in plain_state_dict(state).items() if isinstance(v, Tensor)}
+    wanted = {
+        k: tuple(v.shape) for k, v in under_plain_names(model.state_dict().items()).items() if isinstance(v, Tensor)
+    }
+    found = {k: tuple(v.shape) for k, v in under_plain_names(state.items()).items() if isinstance(v, Tensor)}
     for name in sorted(wanted.keys() | found.keys() if strict else wanted.keys() & found.keys()):
         if wanted.get(name) != found.get(name):
             expected, held = wanted.get(name, "absent"), found.get(name, "no such tensor")

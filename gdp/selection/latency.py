@@ -14,7 +14,7 @@ from torch import nn
 
 from gdp.errors import GDPError
 from gdp.graph import ChannelGraph, FlopModel
-from gdp.utils import clone_inputs, compile_disabled, in_mode
+from gdp.utils import CONV, clone_inputs, get_module, in_mode, under_plain_names
 
 RUNS = 5  # measured, after two that are not
 UNITS = 2**50  # of the whole network's time: the model counts in integers
@@ -44,7 +44,7 @@ def latency_model(model: nn.Module, graph: ChannelGraph, device: torch.device | 
     for layer, count in zip(flops.modules, (flops.coef * length[flops.row] * length[flops.col]).tolist(), strict=True):
         elements[layer] += count
     timed = {layer: seconds[layer] for layer in elements if layer in seconds}
-    spread = [layer for layer in timed if not isinstance(model.get_submodule(layer), _WEIGHTED)] or list(timed)
+    spread = [layer for layer in timed if not isinstance(get_module(model, layer), WEIGHTED)] or list(timed)
     if not timed or sum(timed[layer] for layer in spread) <= 0:
         raise GDPError(f"No layer of {type(model).__name__} could be timed; let the budget count FLOPs: cost='flops'.")
     rest = max(0.0, total - sum(timed.values())) / sum(timed[layer] for layer in spread)
@@ -53,12 +53,14 @@ def latency_model(model: nn.Module, graph: ChannelGraph, device: torch.device | 
     return replace(flops, const=0, coef=torch.tensor(coef))
 
 
-_WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
+WEIGHTED = (CONV, nn.Linear)
 
 
 def _measured(model: nn.Module, graph: ChannelGraph, device: torch.device) -> tuple[dict[str, float], float]:
     """Seconds of every layer, and of the whole forward pass."""
-    layers = {name: m for name, m in model.named_modules() if name in set(graph.flops.modules)}
+    layers = {
+        name: m for name, m in under_plain_names(model.named_modules()).items() if name in set(graph.flops.modules)
+    }
     began: dict[str, float] = {}
     spent: dict[str, float] = {}
 
@@ -75,7 +77,7 @@ def _measured(model: nn.Module, graph: ChannelGraph, device: torch.device) -> tu
 
     found, totals = [], []
     with ExitStack() as stack:
-        for context in (in_mode(model, training=False), torch.no_grad(), compile_disabled(model)):
+        for context in (in_mode(model, training=False), torch.no_grad(), torch.compiler.set_stance("force_eager")):
             stack.enter_context(context)
         for name, layer in layers.items():
             stack.callback(layer.register_forward_pre_hook(lambda *_, name=name: start(name)).remove)

@@ -14,7 +14,7 @@ from gdp.report import Report
 from gdp.selection import WidthConstraints
 from gdp.surgery.dry_run import DryRun, DryRunFailure, cut_and_compare, cut_branches_and_compare, dry_run
 from gdp.tracing import trace
-from gdp.utils import count_flops, count_parameters
+from gdp.utils import count_flops, count_parameters, under_plain_names
 
 
 def check(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = (), blocks: bool = False) -> Report:
@@ -130,7 +130,7 @@ def _explain(failure: DryRunFailure, lines: tuple[str, ...]) -> str:
 
 def freeze_untrained_readers(network: nn.Module, graph: ChannelGraph) -> ChannelGraph:
     """Leave groups alone whose readers are not trained: without gradients nothing is known about their channels."""
-    still = {name for name, p in network.named_parameters() if not p.requires_grad}
+    still = {name for name, p in under_plain_names(network.named_parameters()).items() if not p.requires_grad}
     for group in graph.groups:
         for axis in group.reads:
             if axis.tensor in still:

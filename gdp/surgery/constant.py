@@ -1,17 +1,17 @@
-"""TODO."""
+"""What is left of a residual branch that went: a constant per channel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from gdp.graph import ResidualBranch
-from gdp.tracing.residual_branches import _WINDOW
-from gdp.utils import get_module
+from gdp.utils import CONV, get_module
 
 
 class Constant(nn.Module):
@@ -48,38 +48,38 @@ class Constant(nn.Module):
 
 
 @torch.no_grad()
-def replace_branch_with_constant(model: nn.Module, block: ResidualBranch) -> Callable[[], None]:
+def replace_branch_with_constant(model: nn.Module, branch: ResidualBranch) -> Callable[[], None]:
     """Put the constant in place of a branch whose last layer reads zeros; return what puts the branch back.
 
     The constant takes the place of the bias of the norm, or of the last layer: the parameter keeps its identity.
+
+    Args:
+        model: the network.
+        branch: one of its residual branches.
     """
-    last: Any = get_module(model, block.last_layer)
-    norm: Any = get_module(model, block.norm) if block.norm else None
-    zero = last.weight.new_zeros(last.weight.shape[0])
-    bias = nn.Parameter(zero) if last.bias is None else last.bias
+    last: Any = get_module(model, branch.last_layer)
+    norm: Any = get_module(model, branch.norm) if branch.norm else None
+    bias = nn.Parameter(last.weight.new_zeros(last.weight.shape[0])) if last.bias is None else last.bias
     value = bias.double()
-    if norm is not None:
-        spread = (norm.running_var.double() + norm.eps).sqrt()
-        scale = 1.0 if norm.weight is None else norm.weight.double()
-        value = (value - norm.running_mean.double()) / spread * scale
-        value = value if norm.bias is None else value + norm.bias.double()
+    if norm is not None:  # what a conv of zeros adds through its norm is the bias of the two when fused
+        statistics = norm.running_mean.double(), norm.running_var.double()
+        scale, shift = (None if p is None else p.double() for p in (norm.weight, norm.bias))
+        _, value = fuse_conv_bn_weights(last.weight.double(), value, *statistics, norm.eps, scale, shift)
         bias = bias if norm.bias is None else norm.bias
+
     new: dict[nn.Module, nn.Module] = {last: Constant(last, bias)}
     if norm is not None:
         new[norm] = nn.Identity()
-    for layer in (get_module(model, name) for name in block.inner_layers):
-        new[layer] = Constant(layer, None) if isinstance(layer, _WINDOW | nn.Linear) else nn.Identity()
-    was = bias.data
-    bias.data = value.to(was)
-    undo = [partial(setattr, bias, "data", was)]
-    for module in list(model.modules()):
-        for child, held in module._modules.items():
+    for layer in (get_module(model, name) for name in branch.inner_layers):
+        new[layer] = Constant(layer, None) if isinstance(layer, CONV | nn.Linear) else nn.Identity()
+
+    with ExitStack() as undo:
+        undo.callback(setattr, bias, "data", bias.data)
+        bias.data = value.to(bias)
+        for name, held in list(model.named_modules(remove_duplicate=False)):  # under every name it has
             if held in new:
-                undo.append(partial(module._modules.__setitem__, child, held))
-                module._modules[child] = new[held].train(held.training)
-
-    def put_back() -> None:
-        for step in undo:
-            step()
-
-    return put_back
+                parent, _, child = name.rpartition(".")
+                holder = model.get_submodule(parent)
+                undo.callback(setattr, holder, child, held)
+                setattr(holder, child, new[held].train(held.training))
+        return undo.pop_all().close

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from gdp.errors import GDPError
 from gdp.graph import CutPlan
 from gdp.surgery.constant import replace_branch_with_constant
-from gdp.utils import named_tensors, plain_name
+from gdp.utils import CONV, NORM, named_tensors, under_plain_names
 
 Undo = Callable[[], None]
 Describe = Callable[[Any, int], dict[str, Any]]  # module, groups left -> fields that say how large its tensors are
@@ -109,7 +109,7 @@ def check_optimizers(tensors: Mapping[str, Tensor], optimizers: Iterable[Optimiz
 
 def check_plan_fits(plan: CutPlan, model: nn.Module) -> None:
     """Refuse a plan that was made for another network. Buffers that are not cut may have changed: tables grow."""
-    parameters = {plain_name(name) for name, _ in model.named_parameters()}
+    parameters = under_plain_names(model.named_parameters())
     shapes = {
         name: tuple(t.shape) for name, t in named_tensors(model).items() if name in parameters or name in plan.keep
     }
@@ -161,9 +161,9 @@ def _norm_fields(module: Any, _: int) -> dict[str, Any]:
 
 
 _FIELDS: dict[type, Describe] = {
-    nn.modules.conv._ConvNd: _conv_fields,
+    CONV: _conv_fields,
     nn.Linear: _linear_fields,
-    nn.modules.batchnorm._NormBase: _norm_fields,
+    NORM: _norm_fields,
     nn.GroupNorm: lambda module, groups: {"num_groups": groups, "num_channels": module.weight.shape[0]},
     nn.PReLU: lambda module, _: {"num_parameters": module.weight.shape[0]},
 }

@@ -15,13 +15,15 @@ from gdp.graph import ChannelGraph, CutPlan
 from gdp.selection import WidthConstraints
 from gdp.surgery.cut import cut
 from gdp.utils import (
+    NORM,
     Difference,
     count_and_run,
     count_parameters,
     double_batch,
     first_line,
+    get_module,
     in_float64,
-    plain_name,
+    named_tensors,
     randomize_inputs,
     run_forward,
     source_line,
@@ -147,22 +149,20 @@ def _mean_activations(
 
     def note(name: str, layer: nn.Module, output: Tensor) -> None:
         rows = range(graph.shapes[name][0])
-        now, then = (plan.keep.get(plain_name(name), {}).get(0, rows) for plan in (has, wanted))
+        now, then = (plan.keep.get(name, {}).get(0, rows) for plan in (has, wanted))
         place = {row: i for i, row in enumerate(now)}
         dim = output.dim() - 1 - (0 if isinstance(layer, nn.Linear) else len(graph.shapes[name]) - 2)
         level = output.detach().abs().movedim(dim, 0).reshape(len(now), -1).mean(1)
         found.append((name, level[[place[row] for row in then]]))
 
-    hooks = []
+    undo = ExitStack()
     for name in dict.fromkeys(axis.tensor for group in graph.groups for axis in group.reads):
-        layer = model.get_submodule(name.rpartition(".")[0])
+        layer = get_module(model, name.rpartition(".")[0])
         if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and name.endswith("weight"):
-            hooks.append(layer.register_forward_hook(lambda m, _, out, name=name: note(name, m, out)))
-    try:
+            hook = layer.register_forward_hook(lambda m, _, out, name=name: note(name, m, out))
+            undo.callback(hook.remove)
+    with undo:
         yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def cut_branches_and_compare(model: nn.Module, graph: ChannelGraph) -> Outcome:
@@ -222,18 +222,15 @@ def _zero_closed_inputs(model: nn.Module, graph: ChannelGraph, plan: CutPlan, cl
         for axis in graph[name].reads:
             size = graph.shapes[axis.tensor][axis.dim]
             scale.setdefault((axis.tensor, axis.dim), torch.ones(size))[axis.index[indices]] = 0.0
-    was = []
-    try:
+    tensors = named_tensors(model)
+    with ExitStack() as undo:
         for (tensor, dim), factor in scale.items():
-            weight = model.get_parameter(tensor)
-            was.append((weight, weight.data))
-            kept = plan.keep.get(plain_name(tensor), {}).get(dim)
+            weight = tensors[tensor]
+            undo.callback(setattr, weight, "data", weight.data)
+            kept = plan.keep.get(tensor, {}).get(dim)
             factor = factor if kept is None else factor[list(kept)]
             weight.data = weight.data * factor.to(weight).view([-1 if d == dim else 1 for d in range(weight.dim())])
         yield
-    finally:
-        for weight, data in reversed(was):
-            weight.data = data
 
 
 def _is_constant(data: Tensor) -> bool:
@@ -243,7 +240,7 @@ def _is_constant(data: Tensor) -> bool:
 
 def _train_failure(model: nn.Module, graph: ChannelGraph) -> DryRunFailure | None:
     """What a forward pass in train mode raises, if it raises: heads that exist there only have to follow a cut, too."""
-    single = any(isinstance(m, nn.modules.batchnorm._NormBase) for m in model.modules())  # refuses single values
+    single = any(isinstance(m, NORM) for m in model.modules())  # refuses single values
     try:
         run_forward(model, double_batch(graph.inputs) if single else graph.inputs, training=True)
         return None
@@ -255,12 +252,10 @@ def _train_failure(model: nn.Module, graph: ChannelGraph) -> DryRunFailure | Non
 def _constants_randomized(model: nn.Module) -> Iterator[None]:
     """Random numbers in place of constant weights and statistics: a scale of zero would hide what is behind it."""
     generator = torch.Generator().manual_seed(0)
-    was = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point() and t.numel() > 1]
-    try:
-        for tensor, data in was:
-            if _is_constant(data):
-                tensor.data = (torch.rand(data.shape, generator=generator) + 0.5).to(data)
+    with ExitStack() as undo:
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point() and tensor.numel() > 1:
+                undo.callback(setattr, tensor, "data", tensor.data)
+                if _is_constant(tensor.data):
+                    tensor.data = (torch.rand(tensor.shape, generator=generator) + 0.5).to(tensor)
         yield
-    finally:
-        for tensor, data in was:
-            tensor.data = data

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from gdp.errors import GDPError
@@ -19,27 +19,26 @@ from gdp.report import Report, register_report, report_of
 from gdp.surgery.cut import Undo
 from gdp.surgery.shrink import cut_network_and_copies, plan_for
 from gdp.surgery.verify import change_and_verify
-from gdp.utils import count_flops, count_parameters
+from gdp.utils import count_flops, count_parameters, under_plain_names
 
 
 def fold(gates: Gates) -> Undo:
-    """Multiply the gates into the weights behind them and take them away; return what puts them back."""
-    was: dict[int, tuple[nn.Parameter, Tensor]] = {}
+    """Multiply the gates into the weights behind them and take them away; return what puts them back.
+
+    Args:
+        gates: of the network, copies of it included.
+    """
     folded: set[tuple[int, int]] = set()
-    for reader in gates.readers_and_copies:
-        weight = reader.weight
-        if (id(weight), reader.dim) not in folded:  # tied weights are folded once
-            folded.add((id(weight), reader.dim))
-            was.setdefault(id(weight), (weight, weight.data))
-            weight.data = weight.data * reader.gate.to(weight.dtype)
-    gates.withdraw()
-
-    def put_back() -> None:
-        for weight, data in was.values():
-            weight.data = data
-        gates.restore()
-
-    return put_back
+    with ExitStack() as undo:
+        undo.callback(gates.restore)  # after the weights
+        for reader in gates.readers_and_copies:
+            weight = reader.weight
+            if (id(weight), reader.dim) not in folded:  # tied weights are folded once
+                folded.add((id(weight), reader.dim))
+                undo.callback(setattr, weight, "data", weight.data)
+                weight.data = weight.data * reader.gate.to(weight.dtype)
+        gates.withdraw()
+        return undo.pop_all().close
 
 
 def _fold_and_cut(gates: Gates, optimizers: Iterable[Optimizer]) -> Undo:
@@ -82,7 +81,9 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
     beyond = count_flops(model, graph.inputs) - graph.flops.count(present)  # counted in operators unknown to gdp
     graph = graph.with_dense_flops(graph.flops.dense + beyond)
     predicted = graph.flops.count(opened)
-    params_before = sum(math.prod(graph.shapes.get(name, p.shape)) for name, p in model.named_parameters())
+    params_before = sum(
+        math.prod(graph.shapes.get(name, p.shape)) for name, p in under_plain_names(model.named_parameters()).items()
+    )
     difference, undo = change_and_verify(model, graph.inputs, partial(_fold_and_cut, gates), optimizers)
     try:
         flops_after = count_flops(model, graph.inputs)

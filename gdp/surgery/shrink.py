@@ -15,6 +15,7 @@ from gdp.gates import Gates
 from gdp.graph import CutPlan
 from gdp.surgery.cut import Undo, check_optimizers, cut
 from gdp.surgery.verify import change_and_verify
+from gdp.utils import named_tensors
 
 
 def shrink(gates: Gates, optimizers: Iterable[Optimizer] = ()) -> Undo | None:
@@ -69,7 +70,7 @@ def check_optimizers_cuttable(gates: Gates, optimizers: Iterable[Optimizer]) -> 
         GDPError: it can't.
     """
     names = {axis.tensor for group in gates.graph.groups for axis in group.tensors}
-    check_optimizers({name: p for name, p in gates.model.named_parameters() if name in names}, optimizers)
+    check_optimizers({name: t for name, t in named_tensors(gates.model).items() if name in names}, optimizers)
 
 
 def cuttable_optimizers(gates: Gates, optimizers: Iterable[Optimizer]) -> list[Optimizer]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gdp.graph import Axis, ChannelGraph, ChannelGroup, FlopModel, Frozen
 from gdp.tracing.labels import FROZEN_ID
-from gdp.tracing.op_call import FlopTerm, TraceState
+from gdp.tracing.trace_state import FlopTerm, TraceState
 
 
 def group_channels(walk: TraceState, inputs: tuple[Any, ...]) -> ChannelGraph:

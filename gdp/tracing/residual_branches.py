@@ -16,19 +16,12 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from gdp.graph import ChannelGraph, ResidualBranch
+from gdp.utils import CONV, NORM, plain_name, under_plain_names
 
 _LAST_LAYER_OPS = {"conv1d", "conv2d", "conv3d", "linear"}
-_CONSTANT_PRESERVING_OPS = {
-    "batch_norm",
-    "mul",
-    "permute",
-    "dropout",
-    "clone",
-    "contiguous",
-    "transpose",
-}  # constants stay constants
-_WINDOW = nn.modules.conv._ConvNd
-_PASSING = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
+# a constant stays one behind these
+_CONSTANT_PRESERVING_OPS = {"batch_norm", "mul", "permute", "dropout", "clone", "contiguous", "transpose"}
+_PASSING = (NORM, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
 
 
 def find_residual_branches(
@@ -58,11 +51,13 @@ class _BranchSearch:
     def __init__(self, program: ExportedProgram, graph: ChannelGraph, model: nn.Module) -> None:
         signature = program.graph_signature
         stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        self.tensor = {n: stored[n.name] for n in program.graph.nodes if n.op == "placeholder" and n.name in stored}
+        inputs = [n for n in program.graph.nodes if n.op == "placeholder"]
+        self.tensor = {n: plain_name(stored[n.name]) for n in inputs if n.name in stored}
         self.outputs = next(n for n in program.graph.nodes if n.op == "output")
         self.nodes = [n for n in program.graph.nodes if n.op == "call_function"]
         self.graph = graph
-        self.layers = {name: m for name, m in model.named_modules() if not any(True for _ in m.children())}
+        modules = under_plain_names(model.named_modules())
+        self.layers = {name: m for name, m in modules.items() if not any(True for _ in m.children())}
         self.groups_on: dict[tuple[str, int], set[str]] = {}
         covered: dict[tuple[str, int], int] = {}
         for group in graph.groups:
@@ -99,7 +94,7 @@ class _BranchSearch:
     def _layer(self, node: Node) -> str:
         """The leaf module that called an operator; empty for operators in a forward of containers."""
         stack = node.meta.get("nn_module_stack") or {}
-        path = next((p for p, _ in reversed(stack.values()) if p), "")
+        path = plain_name(next((p for p, _ in reversed(stack.values()) if p), ""))
         return path if path in self.layers else ""
 
     def _branch(self, last: Node, norm: str, around: Node) -> ResidualBranch | None:
@@ -119,7 +114,7 @@ class _BranchSearch:
             for axis in self.graph[name].tensors
         )
         head = self._layer(last)
-        convs = [name for name in layers if isinstance(self.layers.get(name), _WINDOW | nn.Linear)]
+        convs = [name for name in layers if isinstance(self.layers.get(name), CONV | nn.Linear)]
         once = all(sum(self._layer(n) == name for n in self.nodes) == 1 for name in (head, norm) if name)
         if not (
             head
@@ -138,7 +133,7 @@ class _BranchSearch:
     def _is_replaceable(self, layers: set[str], tensors: set[str], dead: list[Node]) -> bool:
         """Whether all tensors belong to known layers, and these layers are called in the branch alone."""
         found = [self.layers.get(name) for name in layers]
-        known = all(isinstance(m, (_WINDOW, nn.Linear, *_PASSING)) or _is_squeeze(m) for m in found)
+        known = all(isinstance(m, (CONV, nn.Linear, *_PASSING)) or _is_squeeze(m) for m in found)
         known = known and not any(getattr(m, "transposed", False) for m in found)
         owned = all(t.rpartition(".")[0] in layers for t in tensors)
         alone = all(n in dead for n in self.nodes if self._layer(n) in layers)

@@ -4,22 +4,27 @@ from gdp.utils.difference import Difference, finite_weights, in_float64
 from gdp.utils.distributed import all_ranks, broadcast_from_rank_zero
 from gdp.utils.files import AnyPath, check_intact, read_checked, write_atomically
 from gdp.utils.fvcore_flops import count_and_run, count_flops, count_parameters
-from gdp.utils.inputs import Inputs, as_input_tuple, clone_inputs, double_batch, inputs_like_weights, randomize_inputs
-from gdp.utils.module_state import compile_disabled, in_mode, run_forward
+from gdp.utils.inputs import Inputs, as_input_tuple, clone_inputs, double_batch, match_weights, randomize_inputs
+from gdp.utils.module_state import in_mode, run_forward
+from gdp.utils.module_types import CONV, NORM
 from gdp.utils.names import (
     GATE_SUFFIX,
     check_ungated,
     get_module,
+    is_compiled,
     named_tensors,
+    parameter_shapes,
     plain_name,
-    plain_state_dict,
     state_dict_for,
+    under_plain_names,
     unwrap_compiled,
 )
 from gdp.utils.tracebacks import first_line, is_user_file, source_line
 
 __all__ = [
+    "CONV",
     "GATE_SUFFIX",
+    "NORM",
     "AnyPath",
     "Difference",
     "Inputs",
@@ -29,7 +34,6 @@ __all__ = [
     "check_intact",
     "check_ungated",
     "clone_inputs",
-    "compile_disabled",
     "count_and_run",
     "count_flops",
     "count_parameters",
@@ -39,16 +43,18 @@ __all__ = [
     "get_module",
     "in_float64",
     "in_mode",
-    "inputs_like_weights",
+    "is_compiled",
     "is_user_file",
+    "match_weights",
     "named_tensors",
+    "parameter_shapes",
     "plain_name",
-    "plain_state_dict",
     "randomize_inputs",
     "read_checked",
     "run_forward",
     "source_line",
     "state_dict_for",
+    "under_plain_names",
     "unwrap_compiled",
     "write_atomically",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -56,29 +56,33 @@ class Difference:
 
 @contextmanager
 def finite_weights(model: nn.Module) -> Iterator[None]:
-    """The network with numbers where training has left NaN or infinity; afterwards it is bit for bit as it was."""
+    """Put numbers where training has left NaN or infinity; afterwards the network is bit for bit as it was.
+
+    Args:
+        model: the network.
+    """
     random = torch.Generator().manual_seed(0)
-    was = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if not bool(t.isfinite().all())]
-    try:
-        for tensor, data in was:
-            some = torch.rand(data.shape, generator=random).to(data)  # positive, as variances have to be
-            tensor.data = torch.where(data.isfinite(), data, some)
+    with ExitStack() as undo:
+        for tensor in (*model.parameters(), *model.buffers()):
+            if not bool(tensor.isfinite().all()):
+                some = torch.rand(tensor.shape, generator=random).to(tensor)  # positive, as variances have to be
+                undo.callback(setattr, tensor, "data", tensor.data)
+                tensor.data = torch.where(tensor.data.isfinite(), tensor.data, some)
         yield
-    finally:
-        for tensor, data in was:
-            tensor.data = data
 
 
 @contextmanager
 def in_float64(model: nn.Module) -> Iterator[None]:
-    """The network in float64; afterwards it is bit for bit as it was."""
-    was = [(t, t.data, t.grad) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
-    try:
-        for tensor, data, _ in was:
-            tensor.grad = None  # a gradient has to have the type of its weight
-            tensor.data = data.double()
+    """Convert the network to float64; afterwards it is bit for bit as it was.
+
+    Args:
+        model: the network.
+    """
+    with ExitStack() as undo:
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                undo.callback(setattr, tensor, "grad", tensor.grad)
+                undo.callback(setattr, tensor, "data", tensor.data)
+                tensor.grad = None  # a gradient has to have the type of its weight
+                tensor.data = tensor.data.double()
         yield
-    finally:
-        for tensor, data, grad in was:
-            tensor.data = data
-            tensor.grad = grad

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -14,12 +14,13 @@ from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
 from gdp.utils.inputs import as_input_tuple, clone_inputs
-from gdp.utils.module_state import compile_disabled, in_mode
+from gdp.utils.module_state import in_mode
+from gdp.utils.names import unwrap_compiled
 from gdp.utils.tracebacks import first_line, source_line
 
 
 class _FlatOutput(nn.Module):
-    """fvcore's tracer takes tensors and tuples only; dicts of outputs are flattened for it, and kept."""
+    """Flatten the outputs of a network, since fvcore's tracer takes tensors and tuples only, and keep them."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class _FlatOutput(nn.Module):
 
 @contextmanager
 def _hooks_restored(model: nn.Module) -> Iterator[None]:
-    """fvcore leaves its hooks behind when tracing fails."""
+    """Put back every module's hooks: fvcore leaves its own behind when tracing fails."""
     held = [hooks for m in model.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks)]
     kept = [(hooks, hooks.copy()) for hooks in held]
     try:
@@ -45,18 +46,58 @@ def _hooks_restored(model: nn.Module) -> Iterator[None]:
             hooks.update(before)
 
 
+@contextmanager
+def _compiled_calls_removed(model: nn.Module) -> Iterator[None]:
+    """Let compiled modules call what they were compiled from.
+
+    fvcore traces by torch.jit.trace, which refuses compiled functions even under `set_stance("force_eager")`.
+    """
+    with ExitStack() as undo:
+        for module in model.modules():
+            inner: Any = unwrap_compiled(module)
+            if inner is not module:
+                undo.callback(setattr, module, "forward", module.forward)
+                module.forward = inner.__call__
+            if module._compiled_call_impl is not None:
+                undo.callback(setattr, module, "_compiled_call_impl", module._compiled_call_impl)
+                module._compiled_call_impl = None
+        yield
+
+
+@contextmanager
+def _quiet_fvcore() -> Iterator[None]:
+    """Silence fvcore's warnings about the operators it skips; its logger's level is put back."""
+    logger = logging.getLogger("fvcore.nn.jit_analysis")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def count_and_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tensor]]:
-    """FLOPs of one forward pass, counted by fvcore, and its outputs. The network is left as it was.
+    """Count the FLOPs of one forward pass by fvcore, and return its outputs, too. The network is left as it was.
+
+    Args:
+        model: the network.
+        example_inputs: one tensor or a tuple of inputs, as `forward` takes them.
+
+    Returns:
+        FLOPs, and every output tensor.
 
     Raises:
         GDPError: fvcore can't trace the network.
     """
-    # with gradients: without them nn.MultiheadAttention takes a fused path that fvcore does not count
-    with in_mode(model, training=False), torch.enable_grad(), _hooks_restored(model), compile_disabled(model):
+    with ExitStack() as stack:
+        # with gradients: without them nn.MultiheadAttention takes a fused path that fvcore does not count
+        for context in (in_mode(model, training=False), torch.enable_grad(), _hooks_restored(model)):
+            stack.enter_context(context)
+        stack.enter_context(_compiled_calls_removed(model))
+        stack.enter_context(_quiet_fvcore())
         flat = _FlatOutput(model).eval()
         analysis = FlopCountAnalysis(flat, clone_inputs(model, as_input_tuple(example_inputs)))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-        logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
         try:
             return int(analysis.total()), flat.outputs
         except Exception as error:
@@ -69,7 +110,11 @@ def count_and_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tens
 
 
 def count_flops(model: nn.Module, example_inputs: Any) -> int:
-    """FLOPs of one forward pass, counted by fvcore. The network is left as it was.
+    """Count the FLOPs of one forward pass by fvcore. The network is left as it was.
+
+    Args:
+        model: the network.
+        example_inputs: one tensor or a tuple of inputs, as `forward` takes them.
 
     Raises:
         GDPError: fvcore can't trace the network.
@@ -81,5 +126,9 @@ def count_flops(model: nn.Module, example_inputs: Any) -> int:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of elements of all parameters, shared ones counted once."""
+    """Return the number of elements of all parameters, shared ones counted once.
+
+    Args:
+        model: any module.
+    """
     return sum(p.numel() for p in model.parameters())

@@ -1,12 +1,11 @@
-"""TODO."""
+"""Passes through a network that leave no trace on it: modes, buffers and random generators are put back bit for bit."""
 
 from __future__ import annotations
 
 import random
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,53 +15,44 @@ from gdp.utils.inputs import Inputs, clone_inputs
 
 
 def run_forward(model: nn.Module, inputs: Inputs, training: bool = False) -> list[Tensor]:
-    """Every output tensor of the network on an example input, which is not changed; in eval mode unless asked."""
-    with in_mode(model, training), torch.no_grad(), compile_disabled(model):
+    """Run the network on an example input, as it is written, and return every output tensor.
+
+    Args:
+        model: the network; it is left as it was.
+        inputs: positional inputs, as `forward` takes them; they are not changed.
+        training: run in train mode; default: eval mode.
+    """
+    # what torch.compile made runs as it is written: same results, and nothing is compiled for this
+    with in_mode(model, training), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         return [t.clone() for t in tree_leaves(model(*clone_inputs(model, inputs))) if isinstance(t, Tensor)]
 
 
 @contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Put the network in train or eval mode; afterwards modes, buffers and the RNG are as they were."""
-    modes = [(m, m.training) for m in model.modules()]
-    buffers = [
-        (m, name, b, b.detach().clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None
-    ]
-    devices = {t.device.index for t in (*model.parameters(), *model.buffers()) if t.is_cuda}
-    python, numpy = random.getstate(), sys.modules.get("numpy")
-    numbers = numpy.random.get_state() if numpy is not None else None
-    with torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
-        try:
-            model.train(training)
-            yield
-        finally:
-            random.setstate(python)
-            if numpy is not None:
-                numpy.random.set_state(numbers)
-            for module, was in modes:
-                module.training = was
-            with torch.no_grad():
-                for module, name, buffer, value in buffers:
-                    module._buffers[name] = buffer  # forward may have put another one in its place
-                    if not torch.equal(buffer, value):
-                        buffer.copy_(value)
+    """Put the network in train or eval mode; afterwards modes, buffers and random generators are as they were.
 
-
-@contextmanager
-def compile_disabled(model: nn.Module) -> Iterator[None]:
-    """What torch.compile wrapped or compiled in place runs as it is written: same results, nothing compiled for it."""
-    wrapped: list[tuple[Any, Any]] = [
-        (m, m.forward) for m in model.modules() if isinstance(m, torch._dynamo.OptimizedModule)
-    ]
-    in_place = [(m, call) for m in model.modules() if (call := m._compiled_call_impl) is not None]
-    try:
-        for module, _ in wrapped:
-            module.forward = module._orig_mod.__call__
-        for module, _ in in_place:
-            module._compiled_call_impl = None
+    Args:
+        model: the network.
+        training: train mode; else eval mode.
+    """
+    with ExitStack() as undo:
+        devices = {t.device.index for t in (*model.parameters(), *model.buffers()) if t.is_cuda}
+        undo.enter_context(torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)))
+        undo.callback(random.setstate, random.getstate())
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            undo.callback(numpy.random.set_state, numpy.random.get_state())
+        for module in model.modules():
+            undo.callback(setattr, module, "training", module.training)
+            for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
+                undo.callback(_put_back, module, name, buffer, buffer.detach().clone())
+        model.train(training)
         yield
-    finally:
-        for module, forward in wrapped:
-            module.forward = forward
-        for module, call in in_place:
-            module._compiled_call_impl = call
+
+
+@torch.no_grad()
+def _put_back(module: nn.Module, name: str, buffer: Tensor, value: Tensor) -> None:
+    """Put a buffer back in its place, where `forward` may have put another one, with the values that it had."""
+    module._buffers[name] = buffer
+    if not torch.equal(buffer, value):
+        buffer.copy_(value)

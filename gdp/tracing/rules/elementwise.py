@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gdp.tracing.labels import Labels
-from gdp.tracing.op_call import OpCall, ParamRef
+from gdp.tracing.op_call import OpCall
+from gdp.tracing.trace_state import ParamRef
 
 
 def elementwise(call: OpCall) -> Any:

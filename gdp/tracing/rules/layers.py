@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from gdp.tracing.labels import FROZEN_ID, Labels
-from gdp.tracing.op_call import OpCall, ParamRef, TraceState
+from gdp.tracing.op_call import OpCall
 from gdp.tracing.rules import reshaping
+from gdp.tracing.trace_state import ParamRef, TraceState
 
 
 def conv(call: OpCall) -> Any:

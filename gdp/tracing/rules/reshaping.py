@@ -8,27 +8,29 @@ from typing import Any
 import torch
 
 from gdp.tracing.labels import FROZEN_ID, Labels
-from gdp.tracing.op_call import OpCall, ParamRef
+from gdp.tracing.op_call import OpCall
+from gdp.tracing.trace_state import ParamRef
 
 
 def move_data(call: OpCall) -> Any:
-    """Run the operator on label tensors (or on the coordinates of a weight) instead of on values."""
+    """Run the operator on label tensors (or on the coordinates of a parameter) instead of on values.
+
+    Args:
+        call: any operator that moves elements and computes nothing.
+    """
     operands = list(call.operands())
     if len(operands) == 1 and isinstance(operands[0], ParamRef):
-        out = call.target(**{k: v.coordinates() if isinstance(v, ParamRef) else v for k, v in call.args.items()})
+        out = call.rerun(lambda leaf: leaf.coordinates() if isinstance(leaf, ParamRef) else leaf)
         name, exact = operands[0].name, operands[0].exact
         parts = [ParamRef(name, tuple(o.shape), o, exact) for o in (out if isinstance(out, list | tuple) else [out])]
         return parts if isinstance(out, list | tuple) else parts[0]
-    out = call.target(**{k: _full(call, v) for k, v in call.args.items()})
+
+    def full(leaf: Any) -> Any:
+        leaf = call.state.as_activation(leaf) if isinstance(leaf, ParamRef) else leaf
+        return leaf.full() if isinstance(leaf, Labels) else leaf
+
+    out = call.rerun(full)
     return [Labels.of(o) for o in out] if isinstance(out, list | tuple) else Labels.of(out)
-
-
-def _full(call: OpCall, value: Any) -> Any:
-    if isinstance(value, list | tuple) and any(isinstance(v, Labels | ParamRef) for v in value):
-        return [_full(call, v) for v in value]
-    if isinstance(value, ParamRef):
-        value = call.state.as_activation(value)
-    return value.full() if isinstance(value, Labels) else value
 
 
 def concat(call: OpCall) -> Any:
@@ -55,12 +57,12 @@ def concat(call: OpCall) -> Any:
 
 def pass_through(call: OpCall) -> Any:
     """Copies, casts and changes of layout: labels pass as they are."""
-    return call.args.get("self", call.args.get("input"))
+    return call["input"]
 
 
 def fixed_positions(call: OpCall) -> Any:
     """Slices, selections and rolls at positions written in `forward`: along channels these can't follow a cut."""
-    source = call.args["self"]
+    source = call["input"]
     out = move_data(call)
     if isinstance(source, Labels):
         dims = next((call.args[k] for k in ("dim", "dims", "dimension") if k in call.args), None)
@@ -73,7 +75,7 @@ def fixed_positions(call: OpCall) -> Any:
 
 def split(call: OpCall) -> Any:
     """Equal parts lose the same channels, so that the same split of the smaller tensor gives the same parts."""
-    source = call.args["self"]
+    source = call["input"]
     if not isinstance(source, Labels):
         return move_data(call)
     dim = call.args["dim"] % len(source.shape)
@@ -93,7 +95,7 @@ def split(call: OpCall) -> Any:
 
 def reshape(call: OpCall) -> Any:
     """Views: where a channel dimension is split, every row of the outer factor loses the same channels."""
-    source = call.args["self"]
+    source = call["input"]
     if not isinstance(source, Labels):
         return move_data(call)
     full = source.full().reshape(call.shape)
@@ -128,7 +130,7 @@ def _matching_dims(a: tuple[int, ...], b: tuple[int, ...]) -> Iterator[tuple[lis
 
 def pad(call: OpCall) -> Any:
     """Padding along positions keeps the labels; what is padded along channels is new and must stay."""
-    source = call.args["self"]
+    source = call["input"]
     if not isinstance(source, Labels):
         return call.freeze_all(f"{call.location} pads a weight")
     amounts = list(call.args["pad" if "pad" in call.args else "padding"])

@@ -1,0 +1,38 @@
+"""Put gates into a network."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from gdp.errors import GDPError
+from gdp.gates.functions import GateFunction
+from gdp.gates.gates import Gates
+from gdp.graph import ChannelGraph
+from gdp.utils import check_ungated, named_tensors
+
+
+def insert_gates(
+    model: nn.Module, graph: ChannelGraph, value: GateFunction | None = None, temperature: float = 0.1
+) -> Gates:
+    """Put a gate in front of every conv and linear that reads a group; the network computes what it did before.
+
+    Args:
+        model: the network.
+        graph: what `trace` found in it.
+        value: makes a gate's value of its x and the temperature, 0 of 0 and 1 of 1; default: the polar gate.
+        temperature: to begin with.
+
+    Raises:
+        GDPError: the network has gates already, or the graph belongs to another network.
+    """
+    check_ungated(model)
+    tensors = named_tensors(model)
+    carried = {axis.tensor for group in graph.groups for axis in group.tensors}
+    for name, shape in graph.shapes.items():
+        found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
+        if name in carried and found != shape:
+            raise GDPError(
+                f"The graph was traced with {name} of shape {shape}, but {type(model).__name__} has {found}; "
+                "trace the network again."
+            )
+    return Gates(model, graph, value, temperature)

@@ -1,0 +1,6 @@
+"""The base classes of torch's layers, under names of their own."""
+
+from torch import nn
+
+CONV = nn.modules.conv._ConvNd  # every conv, transposed ones included
+NORM = nn.modules.batchnorm._NormBase  # batch and instance norm
