@@ -181,7 +181,7 @@ def test_a_cut_that_fails_halfway_is_undone():
     net = randomize(Blocks())
     graph, state = gdp.trace(net, X, blocks=True), copy.deepcopy(net.state_dict())
     block = graph.blocks[0]
-    broken = replace(graph, blocks=(block, replace(graph.blocks[1], silent=("no.such.layer",))))
+    broken = replace(graph, blocks=(block, replace(graph.blocks[1], inner_layers=("no.such.layer",))))
     closed = {name: list(range(graph[name].size)) for b in broken.blocks for name in b.reads}
     with pytest.raises(AttributeError):
         cut(net, CutPlan.of(broken, closed | {"stem.0": [1]}))

@@ -269,7 +269,7 @@ def test_the_same_callback_prunes_another_model():
     for _ in range(2):
         lit = Lit()
         trainer(pruning, epochs=2).fit(lit, loader())
-        assert gdp.report.recall(lit.net) is pruning.report and lit.net[1][0].out_channels < 16
+        assert gdp.report.report_of(lit.net) is pruning.report and lit.net[1][0].out_channels < 16
 
 
 def test_resumed_equals_uninterrupted(tmp_path):

@@ -31,9 +31,9 @@ def fit(*callbacks, method="polar", target=0.5, resume=None, **kw):
 
 
 def same(one, other):
-    numbers = ("steps", "flops", "allowed", "multiplier", "every")
+    numbers = ("steps", "flops", "allowed", "lagrange_multiplier", "interval")
     assert all(getattr(one, name) == getattr(other, name) for name in numbers)
-    for name in ("values", "opened"):
+    for name in ("values", "open_counts"):
         tables = getattr(one, name), getattr(other, name)
         assert tables[0] == tables[1]
 
@@ -114,9 +114,11 @@ def test_a_history_is_read_back_and_goes_on(moments):
 
 
 GARBAGE = [None, 3, "history", [], {}, {"steps": 1}]
-GARBAGE += [(name, value) for name in ("steps", "flops", "values", "opened") for value in (None, 3, torch.tensor(3))]
+GARBAGE += [
+    (name, value) for name in ("steps", "flops", "values", "open_counts") for value in (None, 3, torch.tensor(3))
+]
 GARBAGE += [("every", None), ("every", "x"), ("seen", None), ("flops", torch.ones(2, dtype=torch.float64))]
-GARBAGE += [("values", torch.zeros(2, BINS)), ("opened", torch.zeros(9, 2))]
+GARBAGE += [("values", torch.zeros(2, BINS)), ("open_counts", torch.zeros(9, 2))]
 
 
 @pytest.mark.parametrize("garbage", GARBAGE, ids=lambda garbage: str(garbage)[:24])

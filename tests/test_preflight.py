@@ -166,7 +166,7 @@ def test_a_report_of_the_smallest_network_and_of_what_stays():
     report = gdp.check(net := randomize(Literal()), X)
     assert report.groups == (("a.0", 1, 8), ("c.0", 1, 9)) and report.dry_run and report.blocks == ()
     assert report.flops_before == count_flops(net, X) > report.flops_after == report.flops_predicted
-    assert "the smallest network (trial; nothing was changed)" in str(report) and "b.0" in str(report)
+    assert "the smallest network (dry run; nothing was changed)" in str(report) and "b.0" in str(report)
     with pytest.raises(gdp.GDPError, match="The lowest target for this network is"):
         gdp.Pruner(net, freeze_uncuttable_groups(net, gdp.trace(net, X)), report.remaining - 1e-3)
     gdp.Pruner(net, freeze_uncuttable_groups(net, gdp.trace(net, X)), report.remaining)

@@ -101,7 +101,7 @@ def test_state_of_another_network_is_refused():
     net = Residual()
     pruner = gdp.Pruner(net, gdp.trace(net, X), 0.5, 60)
     state = pruner.state_dict()
-    state["raw"] = state["raw"][:-1]
+    state["gates"]["gate_param"] = state["gates"]["gate_param"][:-1]
     with pytest.raises(gdp.GDPError, match="checkpoint has 23 gates, but this network has 24"):
         pruner.load_state_dict(state)
 
@@ -124,7 +124,7 @@ def test_no_group_loses_more_than_nine_tenths_unless_the_target_asks_for_it(targ
 def test_the_guard_knows_multiples_and_blocks():
     net = randomize(Residual())
     graph = gdp.trace(net, X, blocks=True)
-    widths = gdp.selection.Widths.of(graph, round_to=4)
+    widths = gdp.selection.WidthConstraints.of(graph, round_to=4)
     counts = dict(zip((g.name for g in graph.groups), widths.guarded(0.6).tolist(), strict=True))
     inside = {name for block in graph.blocks for name in block.groups}
     assert inside and all(counts[name] == 0 for name in inside)

@@ -75,7 +75,7 @@ def test_a_module_around_the_network_can_be_saved_too(tmp_path):
 
 def test_a_copy_needs_its_report(tmp_path):
     net = pruned(Chain())
-    report = gdp.report.recall(net)
+    report = gdp.report.report_of(net)
     clone = copy.deepcopy(net)
     with pytest.raises(gdp.GDPError, match=r"found 0\. .*save_pruned\(model, path, report\)"):
         gdp.save_pruned(clone, tmp_path / "small.pt")

@@ -31,7 +31,7 @@ class Report:
             random numbers of its shape, absolute, and relative to the largest output.
         plan: which entries of which tensors were kept.
         blocks: residual branches that went as a whole; the constant that they added stays.
-        trial: nothing was changed; this is the smallest network that `gdp.check` tried.
+        dry_run: nothing was changed; this is the smallest network that `gdp.check` tried.
         history: what the gates were like on the way; see `plot`.
     """
 
@@ -88,7 +88,7 @@ class Report:
         Raises:
             GDPError: it is not a report.
         """
-        other = ("groups", "frozen", "plan", "blocks", "trial", "history")
+        other = ("groups", "frozen", "plan", "blocks", "dry_run", "history")
         try:
             groups = tuple((str(name), int(kept), int(total)) for name, kept, total in data["groups"])
             frozen = tuple(Frozen(str(name), int(channels), str(reason)) for name, channels, reason in data["frozen"])
@@ -100,7 +100,7 @@ class Report:
         return cls(**numbers, groups=groups, frozen=frozen, plan=plan, blocks=blocks, history=history)
 
     def __str__(self) -> str:
-        title = "gdp: the smallest network (trial; nothing was changed)" if self.dry_run else "gdp: what is left"
+        title = "gdp: the smallest network (dry run; nothing was changed)" if self.dry_run else "gdp: what is left"
         sizes = Table("", "dense", "pruned", "remains", title=title)
         for label, before, after in (
             ("FLOPs (fvcore, multiply-adds)", self.flops_before, self.flops_after),
