@@ -135,7 +135,8 @@ def _pruned_halfway(
     job: Job, net: nn.Module, data: dict[str, Images], size: Size, cache: Path, lr: float, flops: int
 ) -> tuple[nn.Module, int]:
     """Torch-Pruning's recipe: half of the steps before pruning, half after it; all after it, if it starts from trained
-    weights and needs no sparse training."""
+    weights and needs no sparse training.
+    """
     regular = PEERS[job.way][1] > 0
     before = 0 if job.start == "trained" and not regular else job.steps // 2
     name = job.way if regular else "dense"

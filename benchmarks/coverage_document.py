@@ -225,7 +225,7 @@ def _reasons(ours: list[Record]) -> str:
     layers: Counter[str] = Counter()
     networks: Counter[str] = Counter()
     for r in ours:
-        kinds = Counter({k: 0 for k in map(kind, r.get("frozen", {}))})
+        kinds = Counter(dict.fromkeys(map(kind, r.get("frozen", {})), 0))
         for reason, times in r.get("frozen", {}).items():
             kinds[kind(reason)] += times
         layers.update(kinds)

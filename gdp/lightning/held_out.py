@@ -149,7 +149,7 @@ class HeldOutBatches:
         held = max(1, round(float(self._source) * len(order)))
         return order[:held], sorted(order[held:])
 
-    def _training_loader(self) -> DataLoader:
+    def _training_loader(self) -> DataLoader[Any]:
         """The training loader without what is held out."""
         loader = self._loader = _check_splittable(self._original())
         held, rest = self._parts(loader)
@@ -215,7 +215,7 @@ def _described(loader: Any) -> str:
     return f"a {type(loader).__name__} of {type(loader.dataset).__name__} with {type(loader.sampler).__name__}"
 
 
-def _options(loader: DataLoader) -> dict[str, Any]:
+def _options(loader: DataLoader[Any]) -> dict[str, Any]:
     names = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
     return {name: getattr(loader, name) for name in (*names, "prefetch_factor")}
 

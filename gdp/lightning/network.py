@@ -83,10 +83,12 @@ def example_inputs(module: nn.Module, name: str, array: Any, batch: Any) -> Inpu
     ) from error
 
 
-def _inputs_seen(receiver: nn.Module, network: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Inputs | None:
+def _inputs_seen(
+    receiver: nn.Module, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Inputs | None:
     seen: list[Inputs] = []
 
-    def note(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         bound = inspect.signature(network.forward).bind(*args, **kwargs)
         if bound.kwargs:
             raise GDPError(f"{type(network).__name__}.forward takes keyword-only arguments: {list(bound.kwargs)}.")

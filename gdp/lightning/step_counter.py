@@ -47,7 +47,7 @@ def steps_left(trainer: Any, done: int, began: list[int]) -> int:
             "gdp closes channels along the run, so it has to know how long the run is, and this Trainer has no end. "
             "Set max_steps, or max_epochs with limit_train_batches."
         )
-    return max(0, round(left))
+    return max(0, round(float(left)))
 
 
 def _steps_of_epochs(trainer: Any) -> int:

@@ -149,7 +149,8 @@ class Annealed(PruningMethod):
 
     def step(self, gate_param: Tensor, keep_mask: Tensor, temperature: float, window: Window) -> Tensor:
         """Held-out batches move these gates. Own choice: those that are as good as closed become exactly 0; and in the
-        last quarter of the window, gates glide to the side on which they will end."""
+        last quarter of the window, gates glide to the side on which they will end.
+        """
         if temperature < self.temperature(0.75):
             glide = torch.where(keep_mask, 4.0, -4.0) / (window.end - window.start)
             gate_param = torch.where(gate_param > 0, (gate_param + glide).clamp(ADAM_EPS, 1.0), 0.0)

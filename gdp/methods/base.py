@@ -106,4 +106,4 @@ def anneal(first: float, last: float, progress: float) -> float:
     >>> round(anneal(0.1, 1e-4, 2 / 3), 6)
     0.001
     """
-    return first * (last / first) ** min(max(progress, 0.0), 1.0)
+    return float(first * (last / first) ** min(max(progress, 0.0), 1.0))

@@ -22,7 +22,6 @@ from gdp.surgery import Undo, cut_channels, shrink
 from gdp.utils import broadcast_from_rank_zero
 
 EVERYTHING = 2.0  # a fraction of the FLOPs that allows all channels
-
 # what a resumed run takes over as it is
 PROGRESS = [
     *("steps", "total_steps", "done", "lagrange_multiplier", "last_selection_step", "selected_fraction"),
@@ -45,15 +44,15 @@ class Pruner:
         total_steps: optimizer steps in the whole run; may be set later, but before the first `step()`.
         method: says which channels matter, and when and how fast gates close; default: `Polar()`.
         constraints: which numbers of channels are allowed; default: every one from 1 on.
-        cost: what the budget counts; default: the FLOPs of `graph`. See `gdp.selection.latency_model`.
+        cost: what the budget counts; default: FLOPs. See `gdp.selection.latency_model`.
 
     Attributes:
         gates: of the network.
         method_state: what the method remembers; of `Polar` the running mean of the squared gate gradient.
         steps: optimizer steps so far.
         done: the window is over and the target holds.
-        keep_mask: the channels that were chosen last, one bool per channel of all groups; None before that.
-        open_counts: open channels per group at that moment; reading gates more often would stall a GPU.
+        keep_mask: the channels that were chosen last, shape (channels of all groups,); None before that.
+        open_counts: open channels per group then, shape (groups,); reading gates more often would stall a GPU.
         lagrange_multiplier: lambda in units of the average: a channel stays if its share of all importance is more than
             lambda times its share of all FLOPs.
         last_selection_step: the step at which channels were last chosen, or the temperature annealed.
@@ -163,8 +162,8 @@ class Pruner:
         gradient = held_out_gradients(self.gates, loss)
         if gradient is not None:
             self.to(gradient.device)
-            found = self.method.update_held_out(self.method_state, reduce(gradient), self.context)
-            self.method_state, gate_param = found
+            gradient = reduce(gradient)
+            self.method_state, gate_param = self.method.update_held_out(self.method_state, gradient, self.context)
             self.gates.set(broadcast_from_rank_zero(gate_param))
 
     @torch.no_grad()
@@ -296,10 +295,7 @@ class Pruner:
         self.to(self.gates.gate_param.device)
 
     def resume(self) -> None:
-        """Let loaded gates act, once the network is on its device and the user's optimizers exist.
-
-        Their type is float32, whatever the network was converted to.
-        """
+        """Let loaded gates act, in float32, once the network is on its device and the user's optimizers exist."""
         device = self.gates.readers[0].weight.device
         self.gates.to(device)
         self.gates.to_float32()

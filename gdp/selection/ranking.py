@@ -61,7 +61,8 @@ class Ranking:
     @property
     def _seat(self) -> np.ndarray:
         """Which of its group's channels stands in `places`, the worthiest being 0."""
-        return np.arange(len(self.places)) - np.repeat(self.start[:-1], np.diff(self.start))
+        seat: np.ndarray = np.arange(len(self.places)) - np.repeat(self.start[:-1], np.diff(self.start))
+        return seat
 
     def importance_of_first(self) -> Tensor:
         """What the first k channels of every group are worth, shape (groups, largest k + 1)."""
@@ -87,4 +88,4 @@ def _argsort_descending(ratio: np.ndarray) -> np.ndarray:
     if len(tied):
         run = first[:-1].cumsum()[tied]
         order[tied] = np.sort(run * len(order) + order[tied]) % len(order)
-    return order
+    return np.asarray(order)

@@ -125,10 +125,10 @@ def check_plan_fits(plan: CutPlan, model: nn.Module) -> None:
 
 def _sizes(module: nn.Module, kept_of: dict[int, dict[int, tuple[int, ...]]]) -> tuple[Describe, int]:
     """What describes the module's tensors once they are cut, and how many of its groups are left."""
-    own = [*module._parameters.values(), *module._buffers.values()]
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     for part in getattr(module, "parametrizations", {}).values():
         own += part.parameters()
-    cut_along = [(t.shape[0], kept_of[id(t)]) for t in own if t is not None and id(t) in kept_of]
+    cut_along = [(t.shape[0], kept_of[id(t)]) for t in own if id(t) in kept_of]
     describe = next((d for cls, d in _FIELDS.items() if isinstance(module, cls)), None)
     if describe is None or not cut_along:
         return lambda module, groups: {}, 1
@@ -139,9 +139,10 @@ def _sizes(module: nn.Module, kept_of: dict[int, dict[int, tuple[int, ...]]]) ->
 
 def _weight_shape(module: Any) -> torch.Size:
     """Of the weight as forward uses it; torch.nn.utils.weight_norm computes it anew before every forward."""
-    weight = module._parameters.get("weight")
-    weight = module._parameters.get("weight_v") if weight is None else weight
-    return module.weight.shape if weight is None else weight.shape
+    own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+    name = next((name for name in ("weight", "weight_v") if name in own), None)
+    weight: Tensor = module.weight if name is None else own[name]
+    return weight.shape
 
 
 def _conv_fields(module: Any, groups: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A stand-in for batch norm while a network is exported: the same call in the graph, a fraction of the time.
+"""A batch norm for shapes alone, while a network is exported: the same call in the graph, a fraction of the time.
 
 torch.export works out the shapes of a batch norm by decomposing it into a dozen operators, which takes half of the
 time of exporting a CNN. Here only the shape of the result matters, and that is the shape of the input.
@@ -19,15 +19,15 @@ torch.library.define(
 )
 
 
-@torch.library.register_fake("gdp::batch_norm")
-def _shape_of_batch_norm(
-    input: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None, bias: Tensor | None, training: bool
-) -> Tensor:
-    return torch.empty_like(input)
+def _shape_of_batch_norm(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+torch.library.register_fake("gdp::batch_norm", _shape_of_batch_norm)
 
 
 class BatchNormShapeMode(TorchFunctionMode):
-    """While active, `F.batch_norm` is `gdp::batch_norm`, which has no values and changes no statistics."""
+    """Make `F.batch_norm` the operator `gdp::batch_norm`, which has no values and changes no statistics."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.batch_norm:
@@ -36,7 +36,7 @@ class BatchNormShapeMode(TorchFunctionMode):
 
 
 def _batch_norm(
-    input: Tensor,
+    input: Tensor,  # noqa: A002  the arguments are those of F.batch_norm
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -44,5 +44,5 @@ def _batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Tensor:
+) -> Any:
     return torch.ops.gdp.batch_norm(input, running_mean, running_var, weight, bias, training)

@@ -33,9 +33,9 @@ def group_channels(walk: TraceState, inputs: tuple[Any, ...]) -> ChannelGraph:
     stay[[FROZEN_ID, *reasons]] = True
     free = torch.nonzero(met & read & ~stay).flatten()
     alone = torch.bincount(cls[free], minlength=int(cls.max()) + 1)[cls[free]] == 1
-    reasons |= {
-        r: "its channels are one unit, which can't go without cutting the network" for r in free[alone].tolist()
-    }
+    reasons |= dict.fromkeys(
+        free[alone].tolist(), "its channels are one unit, which can't go without cutting the network"
+    )
     stay[free[alone]] = True
     free = free[~alone]
 

@@ -80,4 +80,4 @@ def differs_in_training(model: nn.Module, inputs: Inputs) -> bool:
             except Exception:
                 return True
             calls.append(recorder.calls)
-    return calls[0] != calls[1]
+    return bool(calls[0] != calls[1])

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from gdp.errors import GDPError
 from gdp.utils.inputs import as_input_tuple, clone_inputs
 from gdp.utils.module_state import in_mode
-from gdp.utils.names import unwrap_compiled
+from gdp.utils.names import is_compiled, unwrap_compiled
 from gdp.utils.tracebacks import first_line, source_line
 
 
@@ -58,7 +58,7 @@ def _compiled_calls_removed(model: nn.Module) -> Iterator[None]:
             if inner is not module:
                 undo.callback(setattr, module, "forward", module.forward)
                 module.forward = inner.__call__
-            if module._compiled_call_impl is not None:
+            if is_compiled(module) and inner is module:  # in place, by module.compile()
                 undo.callback(setattr, module, "_compiled_call_impl", module._compiled_call_impl)
                 module._compiled_call_impl = None
         yield
