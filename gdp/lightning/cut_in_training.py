@@ -1,7 +1,4 @@
-"""What takes part in a run and has to follow when the network is cut: averages, optimizers, DDP and torch.compile.
-
-A `trainer` is Lightning's, known by its attributes only.
-"""
+"""Cuts while the network trains: when, whether they are possible, and what has to follow."""
 
 from __future__ import annotations
 
@@ -20,8 +17,28 @@ from gdp.surgery import check_optimizers_cuttable
 from gdp.utils import is_compiled
 
 
+def is_time_to_cut(trainer: Any, pruner: Pruner, stepped: bool, shrink: str | int) -> bool:
+    """Return whether closed channels are cut now; at the end of the window they are, however long the epoch is.
+
+    Args:
+        trainer: of either family, at the end of a batch.
+        pruner: of the run.
+        stepped: the batch ended with a step of the pruner.
+        shrink: as `GDPCallback` takes it.
+    """
+    if shrink == "end":
+        return False
+    regular = trainer.is_last_batch if shrink == "epoch" else stepped and pruner.steps % int(shrink) == 0
+    return regular or (stepped and pruner.steps == pruner.window.end)
+
+
 def check_cuts(trainer: Any, module: nn.Module, gates: Gates) -> None:
-    """Say early that the network can't be cut while it trains.
+    """Check that the network can be cut while it trains.
+
+    Args:
+        trainer: of either family, with its strategy and optimizers.
+        module: the training module.
+        gates: of the network in it.
 
     Raises:
         GDPError: the strategy, another copy of the network or an optimizer stands in the way.
@@ -32,7 +49,16 @@ def check_cuts(trainer: Any, module: nn.Module, gates: Gates) -> None:
 
 
 def cut_during_training(trainer: Any, module: nn.Module, pruner: Pruner) -> str | None:
-    """Cut closed channels in all processes, or in none; return the reason if that failed."""
+    """Cut closed channels in all processes, or in none; DDP and what was compiled follow.
+
+    Args:
+        trainer: of either family.
+        module: the training module.
+        pruner: of the run.
+
+    Returns:
+        The reason if that failed, else None.
+    """
     undo, failure = None, ""
     try:
         undo = pruner.shrink(trainer.optimizers)
@@ -48,7 +74,7 @@ def cut_during_training(trainer: Any, module: nn.Module, pruner: Pruner) -> str 
 
 
 def _check_strategy(strategy: Any) -> None:
-    """Refuse strategies that keep the network's tensors in a form of their own.
+    """Check that the strategy keeps the network's tensors in no form of its own.
 
     Raises:
         GDPError: the strategy neither trains on a single device nor by plain DDP.

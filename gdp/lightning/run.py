@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gdp.errors import GDPError
 from gdp.lightning.averaging import find_averages, track_averages
 from gdp.lightning.compat import forget_loaded_checkpoint, rank_zero_info, rank_zero_warn, trains_in_this_process
-from gdp.lightning.cut_in_training import check_cuts, cut_during_training
+from gdp.lightning.cut_in_training import check_cuts, cut_during_training, is_time_to_cut
 from gdp.lightning.held_out import HeldOutBatches, make_held_out
 from gdp.lightning.lifecycle import abandon, build_pruner, finalize
 from gdp.lightning.module_hooks import extend_once
@@ -173,7 +173,7 @@ class PruningRun:
             self._writer.write(trainer, self.pruner, prefix)
             if self.pruner.steps == 1:  # now the optimizers have state
                 self._check_cuts(trainer, module, self.pruner)
-        if self._is_time_to_cut(trainer, self.pruner, stepped):
+        if not self._cuts_wait and is_time_to_cut(trainer, self.pruner, stepped, self.options.shrink):
             self.track_averages(trainer, module)
             failure = cut_during_training(trainer, module, self.pruner)
             if failure is not None:
@@ -187,14 +187,6 @@ class PruningRun:
                 f"Annealed gates learn from what {type(module).__name__}.training_step returns, and need a loss, "
                 "but got none at the first step. Return the loss, or use method='polar'."
             )
-
-    def _is_time_to_cut(self, trainer: Any, pruner: Pruner, stepped: bool) -> bool:
-        """Return whether closed channels are cut now; at the end of the window they are, however long the epoch is."""
-        shrink = self.options.shrink
-        if shrink == "end" or self._cuts_wait:
-            return False
-        regular = trainer.is_last_batch if shrink == "epoch" else stepped and pruner.steps % int(shrink) == 0
-        return regular or (stepped and pruner.steps == pruner.window.end)
 
     def _check_cuts(self, trainer: Any, module: nn.Module, pruner: Pruner) -> None:
         """Check that the network can be cut while it trains, if it is to be."""
@@ -235,8 +227,8 @@ class PruningRun:
             return None
         name, network = find_network(module, self.options.module)
         if self.pruner is not None:
-            counter = self._counter.state_dict()
-            return gated_state(module, name, self.pruner.gates, self.pruner.state_dict(), counter)
+            states = self.pruner.state_dict(), self._counter.state_dict()
+            return gated_state(module, name, self.pruner.gates, *states)
         return self._after if self._is_small(network) else None
 
     def _restore(self, trainer: Any, module: nn.Module, checkpoint: dict[str, Any]) -> None:
@@ -256,8 +248,7 @@ class PruningRun:
         """Make network and checkpoint fit each other for an evaluation."""
         name, network = find_network(module, self.options.module)
         closed = self._closed if self._is_small(network) else None
-        copies = find_averages(module, name, network, trainer.callbacks)
-        saved = self._saved_in(checkpoint)
+        copies, saved = find_averages(module, name, network, trainer.callbacks), self._saved_in(checkpoint)
         prepare_for_evaluation(checkpoint, saved, module, network, copies, closed, str(trainer.ckpt_path))
 
     def _saved_in(self, checkpoint: dict[str, Any]) -> CheckpointState | None:
@@ -290,9 +281,8 @@ class PruningRun:
 
     def undo_hooks(self) -> None:
         """Give the module the hooks back that were extended."""
-        for undo in self._undo_hooks:
-            undo()
-        self._undo_hooks = []
+        while self._undo_hooks:
+            self._undo_hooks.pop(0)()
 
     def _close_held_out(self) -> None:
         if self._held_out is not None:

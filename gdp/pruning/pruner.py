@@ -33,9 +33,9 @@ class Pruner:
     """Close gates along a schedule until the FLOPs target is met.
 
     Call `watch()` after every backward pass, `step()` after every optimizer step, `finish()` after training; `shrink()`
-    whenever the closed channels are to be cut, which makes the steps that follow cheaper; and, when `wants_held_out`,
-    `update_held_out(loss)` with the loss of a batch that the weights are not trained on. Gates hold still at steps
-    whose loss or gradients are not finite, and until every gated weight is trained.
+    whenever the closed channels are to be cut; and, when `wants_held_out`, `update_held_out(loss)` with the loss of a
+    batch that the weights are not trained on. Gates hold still at steps whose loss or gradients are not finite, and
+    until every gated weight is trained.
 
     Args:
         model: the network; gates are inserted here.
@@ -89,10 +89,9 @@ class Pruner:
     def _reset(self) -> None:
         self.method_state, self.gates.history = self.method.init_state(len(self.gates.gate_param)), History()
         self.steps, self.done, self.lagrange_multiplier = 0, False, 0.0
-        self.open_counts = self.gates.open_counts
+        self.open_counts, self.selected_fraction = self.gates.open_counts, EVERYTHING
         self.keep_mask: Tensor | None = None
-        self.selected_fraction, self.last_selection_step = EVERYTHING, 0
-        self.last_gradient_step, self.window_opens_at = -1, 0
+        self.last_selection_step, self.last_gradient_step, self.window_opens_at = 0, -1, 0
 
     @property
     def window(self) -> Window:
@@ -116,7 +115,7 @@ class Pruner:
 
     @property
     def wants_held_out(self) -> bool:
-        """Whether the gates are to learn from a batch that is held out now, after this step."""
+        """Whether the gates are to learn from a held-out batch now, after this step."""
         window, spec = self.window, self.method.held_out_spec
         inside = window.start <= self.steps < window.end and self.keep_mask is not None and not self.done
         return spec is not None and inside and self.steps % spec.every == 0
@@ -141,12 +140,11 @@ class Pruner:
         if self.last_gradient_step == self.steps or self.steps % self.method.gradient_interval:
             return
         gradient = gate_gradients(self.gates)
-        if gradient is None:
-            return
-        self.last_gradient_step = self.steps
-        self._finite_guard.update(gradient)
-        self.to(gradient.device)
-        self.method_state = self.method.update(self.method_state, gradient / scale)
+        if gradient is not None:
+            self.last_gradient_step = self.steps
+            self._finite_guard.update(gradient)
+            self.to(gradient.device)
+            self.method_state = self.method.update(self.method_state, gradient / scale)
 
     @torch.no_grad()
     def update_held_out(self, loss: Tensor, reduce: Callable[[Tensor], Tensor] = lambda gradient: gradient) -> None:
@@ -162,8 +160,8 @@ class Pruner:
         gradient = held_out_gradients(self.gates, loss)
         if gradient is not None:
             self.to(gradient.device)
-            gradient = reduce(gradient)
-            self.method_state, gate_param = self.method.update_held_out(self.method_state, gradient, self.context)
+            found = self.method.update_held_out(self.method_state, reduce(gradient), self.context)
+            self.method_state, gate_param = found
             self.gates.set(broadcast_from_rank_zero(gate_param))
 
     @torch.no_grad()
@@ -296,8 +294,7 @@ class Pruner:
 
     def resume(self) -> None:
         """Let loaded gates act, in float32, once the network is on its device and the user's optimizers exist."""
-        device = self.gates.readers[0].weight.device
-        self.gates.to(device)
+        self.gates.to(device := self.gates.readers[0].weight.device)
         self.gates.to_float32()
         self.to(device)
         if bool((self.gates.gate_param < 1).any()):
