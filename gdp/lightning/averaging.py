@@ -1,4 +1,4 @@
-"""Copies of the network that live beside it: averages of its weights, which are cut along, and what nobody knows."""
+"""Copies of the network beside it: averages of its weights are cut along, copies that nobody knows are refused."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from gdp.lightning.compat import SWA_AVERAGE
 from gdp.utils import get_module, parameter_shapes, under_plain_names
 
 DEPTH = 1  # objects that a callback or the training module holds are looked into, what these hold is not
-NOT_THE_USERS = ("torch", "pytorch_lightning", "lightning", "builtins", "types", "functools")
+NOT_THE_USERS = ("torch", "pytorch_lightning", "lightning", "builtins", "types", "functools", "gdp.")
 
 Copy = tuple[str, nn.Module]  # name of a submodule of the network ("" is the network itself), and the copy of it
 
 
 def find_averages(module: nn.Module, name: str, network: nn.Module, holders: Iterable[object]) -> list[Copy]:
-    """The moving averages of a network.
+    """Return the moving averages of a network, as part and copy.
 
     They are what an `AveragedModel` holds, in the training module or in a callback, and what Lightning's
     StochasticWeightAveraging holds.
 
     Args:
         module: the training module.
-        name: name of the network in it.
+        name: plain name of the network in it.
         network: the network.
         holders: objects that may hold averages as attributes: the callbacks.
     """
@@ -44,7 +44,7 @@ def find_averages(module: nn.Module, name: str, network: nn.Module, holders: Ite
 
 
 def _copies_in(average: nn.Module, name: str, network: nn.Module) -> Iterator[Copy]:
-    """The network, or the largest part of it, in an average of it, of a module around it or of a part of it."""
+    """Return the network, or the largest part of it, in an average of it, of a module around it or of a part of it."""
     path = name.split(".") if name else []
     for start in range(len(path), -1, -1):
         try:
@@ -68,24 +68,31 @@ def check_unknown_copies(
     holders: Iterable[object],
     optimizers: Iterable[Optimizer],
 ) -> None:
-    """Refuse a second network with the same tensors of which nobody knows whether it follows the first.
+    """Check that there is no second network with the same tensors of which nobody knows whether it follows the first.
 
     A teacher has to stay as it is, an average made by hand would have to be cut along. What is trained is neither.
 
     Args:
-        module, network, holders: as in `averages`.
+        module: the training module.
+        network: the network in it.
         copies: the known averages.
+        holders: objects that may hold copies as attributes: the callbacks.
         optimizers: of the run.
 
     Raises:
         GDPError: there is one.
     """
+    # what is known of: trained tensors, and averages
     trained = {id(p) for o in optimizers for g in o.param_groups for p in g["params"] if p.requires_grad}
     known = {id(p) for _, copy in copies for p in copy.parameters()}
+
+    # the shapes that a copy of the network, or of a part of it that is trained, would have
     originals = [network, *network.children()] if network is module else [network]
     mine = {id(p) for p in network.parameters() if id(p) in trained}
     sizes = [parameter_shapes(net) for net in originals if any(id(p) in mine for p in net.parameters())]
     shapes = [sorted(found.values()) for found in sizes if len(found) > 2]
+
+    # everything that has them
     inside = [(name, m) for name, m in module.named_modules() if name]
     for name, part in [*inside, *_held_by(module, DEPTH), *(found for h in holders for found in _held_by(h, DEPTH))]:
         tensors = list(part.parameters()) if isinstance(part, nn.Module) else part
@@ -100,7 +107,7 @@ def check_unknown_copies(
 
 
 def _held_by(holder: object, depth: int, name: str = "") -> Iterator[tuple[str, nn.Module | list[Tensor]]]:
-    """Networks, and lists or dicts of tensors, that an object of the user's holds in its attributes."""
+    """Return networks, and lists or dicts of tensors, that an object of the user's holds in its attributes."""
     name = name or type(holder).__name__
     for attribute, value in vars(holder).items():
         where = f"{name}.{attribute}"
@@ -114,6 +121,13 @@ def _held_by(holder: object, depth: int, name: str = "") -> Iterator[tuple[str, 
 
 
 def track_averages(trainer: Any, module: nn.Module, name: str, gates: Gates) -> None:
-    """Gate the averages of the network, `name` in the training module; from now on they are cut along."""
+    """Gate the averages of the network; from now on they are cut along.
+
+    Args:
+        trainer: of either family.
+        module: the training module.
+        name: plain name of the network in it.
+        gates: of the network.
+    """
     for part, copy in find_averages(module, name, gates.model, trainer.callbacks):
         gates.track_copy(copy, part)

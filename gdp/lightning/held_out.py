@@ -1,7 +1,4 @@
-"""Held-out batches in a Lightning run: data that the gates learn on and the weights do not.
-
-Lightning is known by its attributes only.
-"""
+"""Held-out batches in a Lightning run: data that the gates learn on and the weights do not."""
 
 from __future__ import annotations
 
@@ -33,24 +30,29 @@ from gdp.utils import GATE_SUFFIX
 SEED = 0  # of the split, which is the same in every process and in a resumed run
 
 
-def make_held_out(trainer: Any, module: Any, family: PruningMethod) -> HeldOutBatches | None:
-    """What hands a pruner its held-out batches, if its gates learn from some.
+def make_held_out(trainer: Any, module: Any, method: PruningMethod) -> HeldOutBatches | None:
+    """Return what hands a pruner its held-out batches; None if its method learns from none.
+
+    Args:
+        trainer: of either family, before it has asked for its loaders.
+        module: the LightningModule.
+        method: of the run.
 
     Raises:
         GDPError: the module optimizes by itself, so its `training_step` can't be asked for a loss alone.
     """
-    if family.held_out_spec is None:
+    if method.held_out_spec is None:
         return None
     if not module.automatic_optimization:
         raise GDPError(
             f"Gates that learn on held-out batches ask {type(module).__name__}.training_step for a loss, but with "
             "manual optimization it trains the weights as well. Use method='polar', or automatic optimization."
         )
-    return HeldOutBatches(trainer, family.held_out_spec)
+    return HeldOutBatches(trainer, method.held_out_spec)
 
 
 class HeldOutBatches:
-    """Hands a pruner the losses of held-out batches.
+    """Hand a pruner the losses of held-out batches.
 
     A fraction of the training data is taken out of the loader of the weights, or the validation data is used. Which
     samples make a batch depends on the step alone, so a resumed run goes on with those an uninterrupted one has.
@@ -75,18 +77,21 @@ class HeldOutBatches:
             self._patched = data
 
     def close(self) -> None:
-        """The next run has all of its data again; worker processes end."""
+        """Give the next run all of its data again, and end worker processes."""
         self.stop()
         if self._patched is not None:
             vars(self._patched).pop("dataloader", None)
             self._patched = None
 
     def stop(self) -> None:
-        """No further batch is needed; worker processes end."""
+        """End worker processes, since no further batch is needed."""
         self._iterator = None
 
     def check(self, trainer: Any) -> None:
-        """Refuse data that can't be had or split, once Lightning knows its loaders.
+        """Check that the data can be had and split, once Lightning knows its loaders.
+
+        Args:
+            trainer: of either family.
 
         Raises:
             GDPError: the way out is in its text.
@@ -106,6 +111,11 @@ class HeldOutBatches:
 
     def step(self, trainer: Any, module: Any, pruner: Pruner) -> None:
         """Let the gates learn from the next batch if it is time to, by the module's own `training_step`.
+
+        Args:
+            trainer: of either family.
+            module: the LightningModule.
+            pruner: of the run.
 
         Raises:
             GDPError: the data can't be split.
@@ -136,7 +146,7 @@ class HeldOutBatches:
         return next(self._iterator)
 
     def _samples(self, trainer: Any) -> tuple[list[int], Any]:
-        """What is held out for this process, and the loader it is taken from."""
+        """Return the samples that are held out for this process, and the loader they are taken from."""
         if self._loader is None:
             self._loader = _check_splittable(self._original())
         loader = self._loader
@@ -144,13 +154,13 @@ class HeldOutBatches:
         return list(held)[trainer.global_rank :: trainer.world_size], loader
 
     def _parts(self, loader: Any) -> tuple[list[int], list[int]]:
-        """Samples that are held out, and the rest."""
+        """Return the samples that are held out, and the rest."""
         order = torch.randperm(len(loader.dataset), generator=torch.Generator().manual_seed(SEED)).tolist()
         held = max(1, round(float(self._source) * len(order)))
         return order[:held], sorted(order[held:])
 
     def _training_loader(self) -> DataLoader[Any]:
-        """The training loader without what is held out."""
+        """Return the training loader without what is held out."""
         loader = self._loader = _check_splittable(self._original())
         held, rest = self._parts(loader)
         if len(rest) < (loader.batch_size if loader.drop_last else 1):
@@ -170,7 +180,13 @@ class HeldOutBatches:
 
 
 class _EndlessBatchSampler(Sampler[list[int]]):
-    """Full batches of so many samples, in a new order whenever all have had their turn; from the n-th batch on."""
+    """Yield full batches of samples, in a new order whenever all have had their turn, without an end.
+
+    Args:
+        samples: that there are.
+        batch: samples per batch.
+        first: the number of the batch to begin with.
+    """
 
     def __init__(self, samples: int, batch: int, first: int) -> None:
         self.samples, self.batch, self.first = samples, batch, first
@@ -186,12 +202,12 @@ class _EndlessBatchSampler(Sampler[list[int]]):
 
 
 def _check_splittable(loader: Any) -> Any:
-    """A loader that can be split.
+    """Return the loader if it can be split.
 
     Raises:
-        GDPError: it is none.
+        GDPError: it can't.
     """
-    fine = (
+    can_be_split = (
         type(loader) is DataLoader
         and loader.batch_size is not None
         and not isinstance(loader.dataset, IterableDataset)
@@ -200,7 +216,7 @@ def _check_splittable(loader: Any) -> Any:
         and len(loader.sampler) == len(loader.dataset)  # type: ignore[arg-type]
         and type(loader.batch_sampler) is BatchSampler
     )
-    if not fine:
+    if not can_be_split:
         raise GDPError(
             "Annealed gates need data that is held out, and gdp can take it from one torch DataLoader with a data set "
             f"of known length and torch's own sampling, but this is {_described(loader)}. Hold out validation data: "
@@ -222,7 +238,7 @@ def _options(loader: DataLoader[Any]) -> dict[str, Any]:
 
 @contextmanager
 def _without_side_effects(module: Any) -> Iterator[None]:
-    """While held-out batches pass through a module, it logs nothing; buffers and metrics are as before afterwards."""
+    """Keep a module from logging; afterwards its buffers and metrics are as before."""
     own = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
     inside = list(module.modules())
     buffers = [

@@ -1,4 +1,4 @@
-"""Which part of a training module is the network, and what does it get to see? No Lightning is needed to answer."""
+"""The network in a training module, and the inputs that it gets to see."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ def find_network(module: nn.Module, name: str | None = None) -> tuple[str, nn.Mo
     """Return name and network: the named submodule, else the only child with weights, else the module itself.
 
     A name may leave out the first part: `backbone` is found as `model.backbone`, if nothing else has that name.
+
+    Args:
+        module: the training module.
+        name: as the user gave it.
+
+    Returns:
+        Plain name, and the network without a wrapper of torch.compile.
 
     Raises:
         GDPError: there is no submodule of that name.
@@ -48,10 +55,16 @@ def _has(module: nn.Module, name: str) -> bool:
 
 
 def example_inputs(module: nn.Module, name: str, array: Any, batch: Any) -> Inputs:
-    """Positional inputs of the network `name`, from an example for `module.forward` or from one sample of a batch.
+    """Return positional inputs of the network, from an example for `module.forward` or from one sample of a batch.
 
     Whatever the module's forward hands to the network is what counts; where the module has no forward of its own, the
     batch goes to the modules between the two, and last to the network directly.
+
+    Args:
+        module: the training module.
+        name: plain name of the network in it.
+        array: its `example_input_array`; None if it has none.
+        batch: the first training batch, if there is no array.
 
     Raises:
         GDPError: nothing in the batch is accepted by the network.
@@ -113,7 +126,7 @@ def _from_array(array: Any) -> Iterator[Candidate]:
 
 
 def _from_batch(batch: Any, module: nn.Module, network: nn.Module) -> Iterator[Candidate]:
-    """What of a batch may be the input, the most usual first."""
+    """Return what of a batch may be the input, the most usual first."""
     if isinstance(batch, Mapping):
         for receiver in (module, network):
             wanted = inspect.signature(receiver.forward).parameters
@@ -138,7 +151,7 @@ def _from_batch(batch: Any, module: nn.Module, network: nn.Module) -> Iterator[C
 
 
 def _one_sample(batch: Any) -> Any:
-    """The first sample of a batch; leaves of another length than the first tensor stay as they are."""
+    """Return the first sample of a batch; leaves of another length than the first tensor stay as they are."""
     if isinstance(batch, list | tuple) and batch and _are_images(batch[0]):  # of any size, as detectors take them
         return [part[:1] if isinstance(part, list | tuple) else part for part in batch]
     tensors = [t for t in tree_leaves(batch) if isinstance(t, Tensor) and t.dim()]
@@ -151,7 +164,7 @@ def _one_sample(batch: Any) -> Any:
 
 
 def _are_images(part: Any) -> bool:
-    """Whether this is a list of single pictures."""
+    """Return whether this is a list of single pictures."""
     listed = isinstance(part, list | tuple) and len(part) > 0
     return listed and all(isinstance(t, Tensor) and t.dim() == 3 and t.shape[0] in (1, 3) for t in part)
 

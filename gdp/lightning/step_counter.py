@@ -1,4 +1,4 @@
-"""How far a run has come, and whether a step was one. Lightning is known by its attributes only."""
+"""Count the steps of a run: how many are still to come, and whether a batch ended with one."""
 
 from __future__ import annotations
 
@@ -13,22 +13,35 @@ from gdp.pruning import Pruner
 
 
 def run_length(trainer: Any) -> list[float]:
-    """What the length of a run depends on; infinity stands for no limit."""
+    """Return what the length of a run depends on: epochs, steps, batches per epoch, batches per step.
+
+    Args:
+        trainer: of either family; no limit is infinity.
+    """
     epochs = trainer.max_epochs if trainer.max_epochs > 0 else math.inf
     steps = trainer.max_steps if trainer.max_steps > 0 else math.inf
     return [epochs, steps, trainer.num_training_batches, trainer.accumulate_grad_batches]
 
 
 def position(trainer: Any) -> list[int]:
-    """Where a run is: steps of all optimizers, and batches."""
+    """Return where a run is: steps of all optimizers, and batches.
+
+    Args:
+        trainer: of either family.
+    """
     return [trainer.global_step, trainer.fit_loop.epoch_loop.total_batch_idx + 1]
 
 
 def steps_left(trainer: Any, done: int, began: list[int]) -> int:
-    """Steps of the pruner that are still to come, at the pace of now.
+    """Return how many steps of the pruner are still to come, at the pace of now.
 
     With manual optimization only the past can tell how many batches, and how many steps of all optimizers, make one of
-    them: `done` steps of the pruner since the run was where `began` says.
+    them.
+
+    Args:
+        trainer: of either family.
+        done: steps of the pruner so far.
+        began: the `position` where they began.
 
     Raises:
         GDPError: the run has no end.
@@ -51,7 +64,7 @@ def steps_left(trainer: Any, done: int, began: list[int]) -> int:
 
 
 def _steps_of_epochs(trainer: Any) -> int:
-    """Optimizer steps in the epochs that are left, with gradients accumulated as Trainer or callback say."""
+    """Return the optimizer steps in the epochs that are left, with gradients accumulated as Trainer or callback say."""
     left = [trainer.num_training_batches] * (trainer.max_epochs - trainer.current_epoch)
     progress = trainer.fit_loop.epoch_loop.batch_progress
     if left and getattr(trainer.fit_loop, "restarted_mid_epoch", False) and not progress.is_last_batch:
@@ -63,10 +76,10 @@ def _steps_of_epochs(trainer: Any) -> int:
 
 
 class StepCounter:
-    """Tells a pruner of the steps of a Lightning run."""
+    """Tell a pruner of the steps of a Lightning run."""
 
     def __init__(self) -> None:
-        self._plan: list[float] = []  # of the run whose length the pruner knows
+        self._length: list[float] = []  # of the run whose length the pruner knows
         self._began = [0, 0]  # where the run was when pruning began
         self._global_step = 0  # after the last step the pruner was told of
         self._trained = False  # an optimizer has stepped that trains the network
@@ -74,17 +87,22 @@ class StepCounter:
         self._scale = 1.0  # of the gradient scaler
 
     def start(self, trainer: Any, pruner: Pruner) -> bool:
-        """Training starts, or goes on; if it is longer or shorter now than it was to be, the window moves.
+        """Tell the pruner how long the run is; if it is longer or shorter now than it was to be, the window moves.
 
-        Return whether a step was made up for, which a checkpoint of another callback was too early for.
+        Args:
+            trainer: of either family, when training starts or goes on.
+            pruner: of the run.
+
+        Returns:
+            Whether a step was made up for, which a checkpoint of another callback was too early for.
         """
-        fresh, resumed_at, known = pruner.steps == 0, self._global_step, self._plan
+        fresh, resumed_at, known = pruner.steps == 0, self._global_step, self._length
         owed = self._trained or trainer.lightning_module.automatic_optimization
-        self._plan, self._global_step = run_length(trainer), trainer.global_step
+        self._length, self._global_step = run_length(trainer), trainer.global_step
         self._trained, self._loss, self._scale = False, None, gradient_scale(trainer)
         if fresh:
             self._began = position(trainer)
-        if fresh or self._plan != known:
+        if fresh or self._length != known:
             pruner.total_steps = max(1, pruner.steps + steps_left(trainer, pruner.steps, self._began))
         late = not fresh and owed and resumed_at < self._global_step
         if late:
@@ -92,12 +110,22 @@ class StepCounter:
         return late
 
     def add_loss(self, loss: Tensor) -> None:
-        """The loss of a batch."""
+        """Add the loss of a batch to those since the last step.
+
+        Args:
+            loss: of any shape.
+        """
         total = loss.detach().sum()
         self._loss = total if self._loss is None else self._loss + total
 
     def before_optimizer_step(self, trainer: Any, optimizer: Optimizer, pruner: Pruner) -> None:
-        """An optimizer is about to step."""
+        """Let the pruner read gradients, if the optimizer that is about to step trains the network.
+
+        Args:
+            trainer: of either family.
+            optimizer: that is about to step.
+            pruner: of the run.
+        """
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if any(id(reader.weight) in trained for reader in pruner.gates.readers):
             self._trained = True
@@ -106,9 +134,13 @@ class StepCounter:
             self._loss = None
 
     def step(self, trainer: Any, pruner: Pruner) -> bool:
-        """A batch has ended; return whether that was a step of the pruner.
+        """Let the pruner step if the batch that has ended was a step of it, and return whether it was.
 
         With gradient accumulation most batches end without one; several optimizers count several steps per batch.
+
+        Args:
+            trainer: of either family.
+            pruner: of the run.
         """
         automatic = trainer.lightning_module.automatic_optimization
         of_others = trainer.global_step == self._global_step or not (self._trained or automatic)
@@ -123,17 +155,25 @@ class StepCounter:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Return what a resumed run needs."""
         place = {"began": self._began, "global_step": self._global_step, "trained": self._trained}
-        return {"plan": self._plan, **place}
+        return {"length": self._length, **place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self._plan, self._began = list(state["plan"]), list(state["began"])
+        """Go on where `state_dict` was taken.
+
+        Args:
+            state: from `state_dict`.
+        """
+        self._length, self._began = list(state["length"]), list(state["began"])
         self._global_step, self._trained = state["global_step"], state["trained"]
 
 
 def gradient_scale(trainer: Any) -> float:
-    """The scale of the gradient scaler; it falls when a step was skipped."""
+    """Return the scale of the gradient scaler; it falls when a step was skipped.
+
+    Args:
+        trainer: of either family; without a scaler it is 1.
+    """
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return 1.0 if scaler is None else float(scaler.get_scale())

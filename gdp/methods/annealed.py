@@ -1,6 +1,6 @@
-"""Annealed gates: DAIS (Guan et al., arXiv 2011.02166). Indicators learn on held-out batches, weights on the rest.
+"""Annealed indicators: DAIS (Guan et al., arXiv 2011.02166). They learn on held-out batches, weights on the rest.
 
-From the batches of the weights, indicators take the squared gate gradient alone: by how much a channel is needed.
+From the batches of the weights they take the squared gate gradient alone: by how much a channel is needed.
 
 The equation numbers are those of the paper as its public re-implementation counts them.
 """
@@ -19,28 +19,38 @@ from gdp.methods.base import CLOSED_BELOW, HeldOutSpec, MethodState, PruningMeth
 from gdp.methods.polar import EMA_DECAY, sensitivity
 from gdp.methods.schedule import Window
 
-TIE_BREAK = 1e-3  # by how much of x it may change their order
+TIE_BREAK = 1e-3  # by how much of x the squared gate gradient may change the order of channels
 # of Adam, with which DARTS (arXiv 1806.09055), and so DAIS, learns indicators
 ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
 
 
 @dataclass(frozen=True)
 class Annealed(PruningMethod):
-    """Indicators `sigmoid(alpha / T)`, T annealed; a channel is kept iff its indicator is above 1/2.
+    """Learn indicators `sigmoid(alpha / T)` on held-out batches, T annealed; a channel stays iff its is above 1/2.
 
-    The state x of a gate stands for `alpha = 2 x - 1`, in [-1, 1]; x > 1/2 is an indicator above 1/2.
+    The parameter x of a gate stands for `alpha = 2 x - 1`, in [-1, 1]; x > 1/2 is an indicator above 1/2.
 
     Attributes:
-        held_out: fraction of the training data that the indicators learn on and the weights do not; or "val", to learn
-            on the validation data.
+        start: where the window begins, as a fraction of the run; until then gradients are only watched.
+        end: where the window ends; the target holds from here on, and the rest of the run trains the small network.
+        closing: channels are chosen last so many optimizer steps before the end; fewer if the window is short.
+        gradient_interval: read the gradients of training batches every so many optimizer steps.
+        cost: what the budget counts: "flops", or "latency", the time that every layer takes on this device.
+        held_out: fraction of the training data that the indicators learn on and the weights do not, in (0, 1); or
+            "val", to learn on the validation data.
         every: the indicators learn at every so many optimizer steps, each time on one batch.
         pace: alpha can cross its range so many times within the window; this makes the learning rate (of Adam).
         annealing: the first and the last temperature; DAIS goes from 1 to 0.02.
         budget: weight of the budget term, equation 10.
         curvature: what part of the budget term's pressure is given back to channels, by their shares of the squared
-            gate gradient.
+            gate gradient, in [0, 1].
         lasso: weight of the L1 term, equation 8.
-        tolerance: the budget term is 0 where the FLOPs lie this close to what is allowed.
+        tolerance: the budget term is 0 where the FLOPs lie this close to what is allowed, as a fraction of it.
+
+    Source: DAIS (Guan et al., arXiv 2011.02166); docs/method.md says what is our own.
+
+    Raises:
+        GDPError: an option is out of range.
     """
 
     held_out: float | Literal["val"] = 0.2
@@ -70,51 +80,66 @@ class Annealed(PruningMethod):
 
     @property
     def held_out_spec(self) -> HeldOutSpec:
+        """The batches that the indicators learn on."""
         return HeldOutSpec(self.held_out, self.every)
 
     @property
     def temperatures(self) -> tuple[float, float]:
+        """The first and the last temperature."""
         return self.annealing
 
     def value(self, gate_param: Tensor, temperature: float) -> Tensor:
+        """Return the indicator of every x."""
         return indicator(gate_param, temperature)
 
     def init_state(self, channels: int) -> MethodState:
+        """Return zeros for Adam's two moments and the squared gate gradient, and no step learned."""
         names = ("mean", "square", "sensitivity")
         zeros = {name: torch.zeros(channels, dtype=torch.float32) for name in names}
         return zeros | {"learned": torch.zeros((), dtype=torch.float32)}
 
     def update(self, state: MethodState, gradient: Tensor) -> MethodState:
+        """Take the squared gradient of a training batch into the running mean."""
         return state | {"sensitivity": sensitivity(state["sensitivity"], gradient, EMA_DECAY)}
 
     def update_held_out(self, state: MethodState, gradient: Tensor, context: StepContext) -> tuple[MethodState, Tensor]:
+        """Take one step of Adam on every alpha; closed gates stay closed, and what is not finite changes nothing."""
+        # the gradient of every alpha that may still move
         total = self.alpha_gradient(gradient, state, context)
         before = context.gates.gate_param
-        fine = total.isfinite().all()
-        total = torch.where(fine & (before > 0), total, 0.0)
+        finite = total.isfinite().all()
+        total = torch.where(finite & (before > 0), total, 0.0)
+
+        # Adam, without weight decay
         learned = state["learned"] + 1
         mean = ADAM_BETAS[0] * state["mean"] + (1 - ADAM_BETAS[0]) * total
         square = ADAM_BETAS[1] * state["square"] + (1 - ADAM_BETAS[1]) * total.square()
         step = (mean / (1 - ADAM_BETAS[0] ** learned)) / ((square / (1 - ADAM_BETAS[1] ** learned)).sqrt() + ADAM_EPS)
         rate = self.pace * self.every / (context.window.end - context.window.start)
-        raw = (before - min(rate, 0.25) * step).clamp(ADAM_EPS, 1.0)
+        x = (before - min(rate, 0.25) * step).clamp(ADAM_EPS, 1.0)
+
         fresh = {"mean": mean, "square": square, "learned": learned}
         return (
-            state | {name: torch.where(fine, tensor, state[name]) for name, tensor in fresh.items()},
-            torch.where(fine & (before > 0), raw, before),
+            state | {name: torch.where(finite, tensor, state[name]) for name, tensor in fresh.items()},
+            torch.where(finite & (before > 0), x, before),
         )
 
     def alpha_gradient(self, gradient: Tensor, state: MethodState, context: StepContext) -> Tensor:
-        """What every alpha descends: the derivative of loss and regularizers, less the pressure that is given back.
+        """Return what every alpha descends: the derivative of loss and regularizers, less the pressure given back.
 
         With `d log I / d alpha = (1 - I) / T` it follows from `g dL/dg`, which is `I dL/dI` whatever the scale of g.
+
+        Args:
+            gradient: `g_c * dL/dg_c` of every channel, shape (channels of all groups,).
+            state: what is remembered.
+            context: where the run is.
         """
-        temperature, raw = context.gates.temperature, context.gates.gate_param
-        slope = torch.sigmoid((1 - 2 * raw) / temperature) / temperature
-        return slope * (gradient + self._regularizer(self.value(raw, temperature), state, context))
+        temperature, x = context.gates.temperature, context.gates.gate_param
+        slope = torch.sigmoid((1 - 2 * x) / temperature) / temperature
+        return slope * (gradient + self._regularizer(self.value(x, temperature), state, context))
 
     def _regularizer(self, value: Tensor, state: MethodState, context: StepContext) -> Tensor:
-        """By the logarithm of every indicator: the derivative of the regularizers, less the pressure given back.
+        """Return the derivative of the regularizers by the logarithm of every indicator, less the pressure given back.
 
         The budget term is `log(E / B)` above the tolerance band, `-log(E / B)` below it and 0 within (equation 10, with
         E of equation 9, bilinear in the sums of indicators, which are scaled as the gates are). Own choice: B is what
@@ -126,19 +151,22 @@ class Annealed(PruningMethod):
         nothing where batch norm follows, so the loss gradients of a group cancel each other out: nothing but the budget
         term would move a group as a whole, most of all a residual stream, whose channels cost most.
         """
+        # the budget term
         group_of, cost = context.gates.group_of, context.cost
-        opened = torch.zeros(len(cost.sizes), dtype=torch.float64).index_add_(0, group_of, value.double().cpu())
-        expected = cost.expected(opened)
+        open_sums = torch.zeros(len(cost.sizes), dtype=torch.float64).index_add_(0, group_of, value.double().cpu())
+        expected = cost.expected(open_sums)
         off = expected / (context.allowed * cost.dense) - 1
         sign = 0.0 if abs(off) <= self.tolerance else (1.0 if off > 0 else -1.0)
-        per_group = self.budget * sign / expected * cost.marginal(opened)
+        per_group = self.budget * sign / expected * cost.marginal(open_sums)
         pressure = per_group[group_of].to(value.device, torch.float32) * value
+
+        # what of it is given back
         needed = torch.where(context.gates.gate_param > 0, state["sensitivity"], 0.0)
         given_back = self.curvature * pressure.sum().clamp_min(0) * needed / needed.sum().clamp_min(1e-30)
         return pressure - given_back + self.lasso / len(value) * value
 
     def importance(self, state: MethodState, context: StepContext) -> Tensor:
-        """By alpha alone, as its budget term has weighed the FLOPs already: the worth per FLOP is x.
+        """Return x times the FLOPs of a channel, so that alpha alone decides: its budget term has weighed the FLOPs.
 
         Keeping the first that fit moves the threshold of 1/2 by as much as the target asks for (own choice). Where
         indicators agree, as they do until they have learned, the squared gate gradient decides.
@@ -148,13 +176,15 @@ class Annealed(PruningMethod):
         return x * context.cost.marginal(context.gates.open_counts)[context.gates.group_of]
 
     def step(self, gate_param: Tensor, keep_mask: Tensor, temperature: float, window: Window) -> Tensor:
-        """Held-out batches move these gates. Own choice: those that are as good as closed become exactly 0; and in the
-        last quarter of the window, gates glide to the side on which they will end.
+        """Return x with those as good as closed set to 0; held-out batches move these gates otherwise.
+
+        Own choice: in the last quarter of the window, gates move at a constant pace to the side on which they will end.
         """
         if temperature < self.temperature(0.75):
-            glide = torch.where(keep_mask, 4.0, -4.0) / (window.end - window.start)
-            gate_param = torch.where(gate_param > 0, (gate_param + glide).clamp(ADAM_EPS, 1.0), 0.0)
+            change = torch.where(keep_mask, 4.0, -4.0) / (window.end - window.start)
+            gate_param = torch.where(gate_param > 0, (gate_param + change).clamp(ADAM_EPS, 1.0), 0.0)
         return torch.where(~keep_mask & (indicator(gate_param, temperature) < CLOSED_BELOW), 0.0, gate_param)
 
     def finalize(self, gate_param: Tensor, keep_mask: Tensor, temperature: float) -> Tensor:
+        """Return 0, or x with an indicator above 1/2."""
         return torch.where(keep_mask, gate_param.clamp_min((1 + temperature) / 2), 0.0)

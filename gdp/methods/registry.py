@@ -1,4 +1,4 @@
-"""The kinds of gates that have a name."""
+"""The methods that have a name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ METHODS: dict[str, type[PruningMethod]] = {"polar": Polar, "annealed": Annealed}
 
 
 def resolve_method(method: MethodName | PruningMethod) -> PruningMethod:
-    """The family of that name, or the one that was given.
+    """Return the method of that name, with its defaults, or the one that was given.
+
+    Args:
+        method: a name, or a method with options.
 
     Raises:
         GDPError: it is neither.
@@ -23,7 +26,7 @@ def resolve_method(method: MethodName | PruningMethod) -> PruningMethod:
         return method
     if not isinstance(method, str) or method not in METHODS:
         raise GDPError(
-            f"Expected `gate` to be {' or '.join(map(repr, METHODS))}, or gdp.Polar(...), gdp.Annealed(...) or another "
-            f"gdp.GateFamily, but got {method!r}."
+            f"Expected `method` to be {' or '.join(map(repr, METHODS))}, or gdp.Polar(...), gdp.Annealed(...) or "
+            f"another gdp.PruningMethod, but got {method!r}."
         )
     return METHODS[method]()

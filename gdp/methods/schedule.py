@@ -1,4 +1,4 @@
-"""Schedule: what all kinds of gates have in common, in fractions of the run, and the window that comes to in steps."""
+"""When gates close: in fractions of the run, and the window that this comes to in optimizer steps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Window(NamedTuple):
 
     Attributes:
         start: the first step of the window.
-        fixed: the last step at which channels are chosen.
+        last_selection: the last step at which channels are chosen.
         end: the step at which the target holds.
-        glide: steps a gate takes from open to closed.
-        every: channels are chosen, and the temperature is annealed, every so many steps.
+        closing: steps a gate takes from open to closed.
+        selection_interval: channels are chosen, and the temperature is annealed, every so many steps.
     """
 
     start: int
@@ -26,17 +26,21 @@ class Window(NamedTuple):
     selection_interval: int
 
     def progress(self, step: int) -> float:
-        """How much of the way to the target should have been gone, in [0, 1]."""
+        """Return how much of the way to the target should have been gone, in [0, 1].
+
+        Args:
+            step: optimizer steps since training began.
+        """
         return min(1.0, max(0.0, (step - self.start + 1) / (self.last_selection - self.start + 1)))
 
     def last_due_step(self, step: int) -> int:
-        """The last step up to `step` at which channels were to be chosen, or the temperature to be annealed."""
-        looks = (
-            self.start + (step - self.start) // self.selection_interval * self.selection_interval,
-            self.last_selection,
-            self.end,
-        )
-        return max(look for look in looks if look <= step)
+        """Return the last step at which channels were to be chosen, or the temperature to be annealed.
+
+        Args:
+            step: optimizer steps since training began; the step itself may be the one.
+        """
+        regular = self.start + (step - self.start) // self.selection_interval * self.selection_interval
+        return max(due for due in (regular, self.last_selection, self.end) if due <= step)
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,16 @@ class Schedule:
     """When and how fast gates close. Times are fractions of the run.
 
     Attributes:
-        start: where the window begins; until then gates only watch the gradients.
-        end: where the window ends; the target holds from here on, and the rest of the run trains the small network.
-        glide: steps a gate takes from open to closed; shorter if the window is short.
-        watch: look at the gradients every so many steps.
+        start: where the window begins, in [0, 1); until then gradients are only watched.
+        end: where the window ends, in (start, 1]; the target holds from here on, and the rest of the run trains the
+            small network.
+        closing: optimizer steps a gate takes from open to closed; fewer if the window is short.
+        gradient_interval: read the gradients every so many optimizer steps.
         cost: what the budget counts: "flops", or "latency", the time that every layer takes on this device, measured
             on the example input before training; `target_flops` is then the fraction of that time which remains.
+
+    Raises:
+        GDPError: an option is out of range.
     """
 
     start: float = 0.1
@@ -65,14 +73,21 @@ class Schedule:
             raise GDPError(f"Expected cost to be 'flops' or 'latency', but got {self.cost!r}.")
         if self.closing < 1 or self.gradient_interval < 1:
             raise GDPError(
-                f"Expected glide and watch of at least 1 step, but got {self.closing} and {self.gradient_interval}."
+                "Expected closing and gradient_interval of at least 1 step, but got "
+                f"{self.closing} and {self.gradient_interval}."
             )
 
-    def window(self, total_steps: int, opens: int = 0) -> Window:
-        """The window in a run of so many optimizer steps; where it opens late, half of what is left belongs to it."""
+    def window(self, total_steps: int, opens_at: int = 0) -> Window:
+        """Return the window in a run.
+
+        Args:
+            total_steps: optimizer steps in the whole run.
+            opens_at: the window does not open before this step; where it opens late, half of what is left of the run
+                belongs to it.
+        """
         start, end = max(1, round(self.start * total_steps)), round(self.end * total_steps)
-        if opens > start:
-            start, end = opens, max(end, opens + (total_steps - opens) // 2)
+        if opens_at > start:
+            start, end = opens_at, max(end, opens_at + (total_steps - opens_at) // 2)
         end = max(start + 1, end)
-        glide = max(1, min(self.closing, (end - start) // 4))
-        return Window(start, end - glide, end, glide, max(1, self.closing // 10))
+        closing = max(1, min(self.closing, (end - start) // 4))
+        return Window(start, end - closing, end, closing, max(1, self.closing // 10))
