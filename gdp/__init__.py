@@ -31,3 +31,12 @@ __all__ = [
     "save_pruned",
     "trace",
 ]
+
+_FOLDERS = (
+    "gates", "graph", "lightning", "methods", "pruning", "report", "saving", "selection", "surgery", "tracing", "utils",
+)  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """Return the public names and the folders."""
+    return sorted([*__all__, *_FOLDERS])
