@@ -30,8 +30,10 @@ compatibility: setup
 fuzz: setup
 	RANDOM_NETS=$(N) $(RUN) -m pytest tests/test_random_nets.py -s -p no:logging $(ARGS)
 
+# style, docstrings and private names; formatting; types
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # one of: accuracy, step_overhead, training_cost, latency, latency_cost, scale, trace_time; its options in ARGS
