@@ -1,5 +1,8 @@
-"""The one exception that callers of gdp catch."""
+"""Define the one exception that gdp raises for its callers."""
 
 
 class GDPError(ValueError):
-    """Something gdp was asked for can't be done; the message says what was expected, what was found and the way out."""
+    """Report that gdp can't do what it was asked for.
+
+    The message says what was expected, what was found, and what the user can do instead.
+    """

@@ -1,4 +1,4 @@
-"""What can be cut in a network, what it costs, and the plan of a cut: plain records that every other folder reads."""
+"""Define the records that all other folders read: channel groups, their FLOPs, and the plan of a cut."""
 
 from gdp.graph.channel_graph import Axis, ChannelGraph, ChannelGroup, Frozen
 from gdp.graph.cut_plan import CutPlan

@@ -1,4 +1,4 @@
-"""ChannelGraph: the channel groups of a network, what they touch, what is frozen and why, and what channels cost."""
+"""Define ChannelGraph: the channel groups of a network, the tensors they touch, and the channels that are frozen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from gdp.graph.residual_branch import ResidualBranch
 
 @dataclass(frozen=True)
 class Axis:
-    """One dimension of a parameter or buffer that carries a group; `index` has shape (channels, slots per channel)."""
+    """One dimension of a parameter or buffer along which the channels of a group lie.
+
+    Attributes:
+        tensor: plain name of the parameter or buffer.
+        dim: the dimension.
+        index: which entries along the dimension belong to each channel, shape (channels, entries per channel).
+    """
 
     tensor: str
     dim: int
@@ -30,10 +36,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that can go one by one; a channel takes its slots out of every tensor of the group.
+    """Channels that can be removed one by one; each takes its entries out of every tensor of the group.
 
     Attributes:
-        name: the first conv or linear that produces the channels.
+        name: plain name of the first conv or linear that produces the channels.
         size: number of channels.
         tensors: every axis that is cut along.
         reads: the axes among them on which a conv or linear reads the channels; this is where gates sit.
@@ -54,7 +60,13 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class Frozen:
-    """Channels that must stay: the layer that makes them, how many, and why."""
+    """Channels that must stay.
+
+    Attributes:
+        name: plain name of the layer that makes them.
+        channels: how many there are.
+        reason: in words, for the user.
+    """
 
     name: str
     channels: int
@@ -63,16 +75,16 @@ class Frozen:
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """What can be cut in a network.
+    """Record of what can be cut in a network.
 
     Attributes:
         groups: the channel groups, in the order in which the network makes them.
         frozen: the channels that must stay, with the reason in words.
-        flops: FLOPs of one forward pass of the example input, from open counts.
-        shapes: dense shape of every parameter and buffer.
-        inputs: the example input it was traced with.
-        blocks: residual branches that may go as a whole; empty unless they were asked for.
-        own: weights that nobody but their own layer computes with.
+        flops: FLOPs of one forward pass of the example input, as a function of open counts.
+        shapes: shape of every parameter and buffer in the dense network, by plain names.
+        inputs: the example input that the network was traced with, as a tuple of positional inputs.
+        blocks: residual branches that may be removed as a whole; empty unless they were asked for.
+        private_weights: plain names of the weights that only their own layer computes with.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -90,53 +102,75 @@ class ChannelGraph:
         raise GDPError(f"There is no channel group {name!r}; the groups are: {', '.join(g.name for g in self.groups)}.")
 
     def carries(self, tensor: str) -> bool:
-        """Whether anything can be cut out of this parameter or buffer."""
+        """Return whether anything can be cut out of a parameter or buffer.
+
+        Args:
+            tensor: its plain name.
+        """
         return any(axis.tensor == tensor for group in self.groups for axis in group.tensors)
 
     def freeze(self, names: Iterable[str], reason: str) -> ChannelGraph:
-        """Return the graph with these groups left alone."""
+        """Return the graph with some groups frozen: all of their channels stay.
+
+        Residual branches that hold one of these groups are no longer removed as a whole.
+
+        Args:
+            names: of the groups; other names are ignored.
+            reason: why they stay, in words.
+        """
         names = set(names)
-        keep = torch.tensor([g.name not in names for g in self.groups], dtype=torch.bool)
-        flops, link = self.flops, keep[self.flops.group]
-        stay = torch.where(link, 0, flops.mult * flops.sizes[flops.group])
-        renumber = keep.cumsum(0) - 1
-        blocks = tuple(b for b in self.blocks if not names & set(b.groups))
-        fewer = replace(
+        is_free = torch.tensor([g.name not in names for g in self.groups], dtype=torch.bool)
+
+        # FLOPs: entries of frozen groups join those that always stay, and the other groups are numbered anew
+        flops, is_free_link = self.flops, is_free[self.flops.group]
+        staying = torch.where(is_free_link, 0, flops.mult * flops.sizes[flops.group])
+        new_number = is_free.cumsum(0) - 1
+        fewer_flops = replace(
             flops,
-            offset=flops.offset.index_add(0, flops.axis, stay),
-            axis=flops.axis[link],
-            group=renumber[flops.group[link]],
-            mult=flops.mult[link],
-            sizes=flops.sizes[keep],
+            offset=flops.offset.index_add(0, flops.axis, staying),
+            axis=flops.axis[is_free_link],
+            group=new_number[flops.group[is_free_link]],
+            mult=flops.mult[is_free_link],
+            sizes=flops.sizes[is_free],
+            switch=torch.full_like(flops.switch, -1),
         )
+
+        # groups: the frozen ones move over; `with_blocks` sets the switches of the remaining branches
+        newly_frozen = [Frozen(g.name, g.tensors[0].index.numel(), reason) for g in self.groups if g.name in names]
         fewer_groups = replace(
             self,
             blocks=(),
             groups=tuple(g for g in self.groups if g.name not in names),
-            frozen=self.frozen
-            + tuple(Frozen(g.name, g.tensors[0].index.numel(), reason) for g in self.groups if g.name in names),
-            flops=replace(fewer, switch=torch.full_like(flops.switch, -1)),
+            frozen=(*self.frozen, *newly_frozen),
+            flops=fewer_flops,
         )
-        return fewer_groups.with_blocks(blocks)
+        return fewer_groups.with_blocks(tuple(b for b in self.blocks if not names & set(b.groups)))
 
     def with_blocks(self, blocks: tuple[ResidualBranch, ...]) -> ChannelGraph:
-        """Return the graph with these residual branches allowed to go as a whole."""
+        """Return the graph with these residual branches, and no others, allowed to be removed as a whole.
+
+        Args:
+            blocks: residual branches of this network.
+        """
         switch = torch.full_like(self.flops.switch, -1)
         number = {group.name: i for i, group in enumerate(self.groups)}
-        for block in blocks:
-            gone = {block.last_layer, block.norm, *block.inner_layers} - {""}
-            inside = torch.tensor([module in gone for module in self.flops.modules], dtype=torch.bool)
-            switch[inside] = number[block.reads[0]]
+        for branch in blocks:
+            layers = {branch.last_layer, branch.norm, *branch.inner_layers} - {""}
+            inside = torch.tensor([module in layers for module in self.flops.modules], dtype=torch.bool)
+            switch[inside] = number[branch.reads[0]]
         return replace(self, blocks=blocks, flops=replace(self.flops, switch=switch))
 
     def with_dense_flops(self, dense: int) -> ChannelGraph:
-        """Return the graph with `dense` as its FLOPs before the cut, as fvcore counted them.
+        """Return the graph with its FLOPs before the cut set to what fvcore counted.
 
         What fvcore counts beyond the trace lies in operators that gdp does not know (einsum, the body of an autocast
-        block). Those are frozen, so it is a constant.
+        block). The channels that they touch are frozen, so the difference is a constant.
+
+        Args:
+            dense: FLOPs of the dense network by fvcore.
         """
         return replace(self, flops=replace(self.flops, const=self.flops.const + dense - self.flops.dense))
 
     def reasons(self) -> str:
-        """One line per frozen part, for messages."""
+        """Return the frozen channels and their reasons, one line per layer, for messages."""
         return "\n".join(f"  {f.name} ({f.channels} channels): {f.reason}" for f in self.frozen)

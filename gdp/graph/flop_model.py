@@ -1,4 +1,4 @@
-"""TODO."""
+"""Compute the FLOPs of a network from the number of open channels of every group."""
 
 from __future__ import annotations
 
@@ -13,32 +13,60 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FlopModel:
-    """FLOPs of the network, as fvcore counts them, as a function of the open channels of every group.
+    """FLOPs of a network, as fvcore counts them, as a function of the open channels of every group.
 
-    `F = const + sum_t coef_t * n(row_t) * n(col_t)`, where `n(a) = offset_a + sum_g mult_ag * open_g` is what is left
-    of axis a. Bilinear in the open counts, as in GDP (arXiv 2109.02220); everything is an exact integer. Terms of a
-    block that may go count as long as the group in `switch` has an open channel.
+    `F = const + sum_t coef_t * n(row_t) * n(col_t)`, where `n(a) = offset_a + sum_g mult_ag * open_g` is the length of
+    axis a. This is bilinear in the open counts, as in GDP (arXiv 2109.02220), and everything is an exact integer. The
+    terms of a residual branch that may be removed as a whole count as long as the group in `switch` has an open
+    channel. All tensors are int64 on the CPU.
+
+    Attributes:
+        const: FLOPs that no channel changes.
+        coef: FLOPs per pair of a row and a column, shape (terms,).
+        row: axis of the rows of every term, shape (terms,).
+        col: axis of the columns of every term, shape (terms,).
+        offset: entries of every axis that always stay, shape (axes,).
+        axis: axis of every link of an axis to a group, shape (links,).
+        group: group of every link, shape (links,).
+        mult: entries of the axis per channel of the group, shape (links,).
+        sizes: channels of every group, shape (groups,).
+        switch: the group that decides whether a term counts, or -1 if it always does, shape (terms,).
+        modules: plain name of the layer of every term, `terms` of them.
     """
 
     const: int
-    coef: Tensor  # (terms,)
-    row: Tensor  # (terms,) axis of every term
+    coef: Tensor
+    row: Tensor
     col: Tensor
-    offset: Tensor  # (axes,) entries that always stay
-    axis: Tensor  # (links,) axis, group and multiplicity of every link
+    offset: Tensor
+    axis: Tensor
     group: Tensor
     mult: Tensor
-    sizes: Tensor  # (groups,)
-    switch: Tensor  # (terms,) group, or -1: the term always counts
-    modules: tuple[str, ...]  # (terms,) layer of every term
+    sizes: Tensor
+    switch: Tensor
+    modules: tuple[str, ...]
 
     def lengths(self, open_counts: Tensor) -> Tensor:
-        """What is left of every axis, shape (..., axes), with `opened` channels left per group, shape (..., groups)."""
-        left = self.offset.expand(*open_counts.shape[:-1], -1)
-        return left.index_add(-1, self.axis, self.mult * open_counts[..., self.group])
+        """Return the length of every axis.
+
+        Args:
+            open_counts: open channels per group, shape (..., groups), int64.
+
+        Returns:
+            Lengths, shape (..., axes), int64.
+        """
+        always = self.offset.expand(*open_counts.shape[:-1], -1)
+        return always.index_add(-1, self.axis, self.mult * open_counts[..., self.group])
 
     def counts(self, open_counts: Tensor) -> Tensor:
-        """FLOPs with `opened` channels left per group, shape (..., groups), int64."""
+        """Return the FLOPs of several vectors of open counts at once.
+
+        Args:
+            open_counts: open channels per group, shape (..., groups), int64.
+
+        Returns:
+            FLOPs, shape (...), int64.
+        """
         n = self.lengths(open_counts)
         terms = self.coef * n[..., self.row] * n[..., self.col]
         if self._switched:
@@ -46,17 +74,32 @@ class FlopModel:
         return self.const + terms.sum(-1)
 
     def count(self, open_counts: Tensor) -> int:
-        """FLOPs with `opened` channels left per group, shape (groups,), int64."""
+        """Return the FLOPs of one vector of open counts.
+
+        Args:
+            open_counts: open channels per group, shape (groups,), int64.
+        """
         return int(self.counts(open_counts))
 
     def expected(self, open_counts: Tensor) -> float:
-        """FLOPs at counts that need not be whole, shape (groups,), float64; no block goes."""
+        """Return the FLOPs at open counts that need not be whole; terms of residual branches always count.
+
+        Args:
+            open_counts: open channels per group, shape (groups,), float64.
+        """
         coef, row, col, offset, axis, group, mult = self._arrays
         n = offset + np.bincount(axis, mult * open_counts.numpy()[group], len(offset))
         return self.const + float((coef * n[row] * n[col]).sum())
 
     def marginal(self, open_counts: Tensor) -> Tensor:
-        """FLOPs one channel of every group carries at these counts, whole or not, shape (groups,), float64."""
+        """Return the FLOPs that one channel of every group carries: the derivative by every open count.
+
+        Args:
+            open_counts: open channels per group, whole or not, shape (groups,).
+
+        Returns:
+            FLOPs per channel, shape (groups,), float64.
+        """
         coef, row, col, offset, axis, group, mult = self._arrays
         if self._switched:
             coef = np.where(((self.switch >= 0) & (open_counts[self.switch] == 0)).numpy(), 0, coef)
@@ -66,16 +109,21 @@ class FlopModel:
 
     @cached_property
     def _switched(self) -> bool:
+        """Whether any term belongs to a residual branch that may be removed as a whole."""
         return bool((self.switch >= 0).any())
 
     @cached_property
     def _arrays(self) -> tuple[np.ndarray, ...]:
+        """The tensors as numpy arrays, in the order in which the formulas take them apart."""
         tensors = (self.coef, self.row, self.col, self.offset, self.axis, self.group, self.mult)
         return tuple(tensor.numpy() for tensor in tensors)
 
     @cached_property
     def curvature(self) -> Tensor:
-        """Half of the second derivative by every open count: `F(n + k) = F(n) + k * marginal + k^2 * curvature`."""
+        """Half of the second derivative of the FLOPs by every open count, shape (groups,), float64.
+
+        With k more channels in one group, `F(n + k) = F(n) + k * marginal + k^2 * curvature`.
+        """
         links: dict[int, Counter[int]] = {}
         for axis, group, mult in zip(self.axis.tolist(), self.group.tolist(), self.mult.tolist(), strict=True):
             links.setdefault(axis, Counter())[group] += mult

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Define ResidualBranch: a branch of a residual block that can be removed as a whole."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ResidualBranch:
-    """The branch of a residual block that goes as a whole once no channel that its last conv reads is open.
+    """The branch of a residual block that is removed as a whole once no channel that its last layer reads is open.
 
-    What the branch still adds then is a constant per channel.
+    With all of these channels closed, the branch adds a constant per channel to the shortcut.
 
     Attributes:
-        name: the module that holds the branch.
-        groups: all channel groups inside the branch.
-        reads: those among them that its last conv reads.
-        last: name of the last conv or linear.
-        norm: name of the batch norm right behind it; empty if there is none.
-        silent: names of all other layers of the branch.
+        name: plain name of the module that holds the branch.
+        groups: names of all channel groups inside the branch.
+        reads: names of those among them that its last layer reads.
+        last_layer: plain name of the last conv or linear.
+        norm: plain name of the batch norm right behind it; empty if there is none.
+        inner_layers: plain names of all other layers of the branch.
     """
 
     name: str
@@ -28,12 +28,16 @@ class ResidualBranch:
     inner_layers: tuple[str, ...]
 
     def with_prefix(self, prefix: str) -> ResidualBranch:
-        """The same block in a network that is the child `prefix` of a larger one."""
+        """Return the same branch for a larger network that has this one as a submodule.
 
-        def longer(name: str) -> str:
+        Args:
+            prefix: plain name of the submodule.
+        """
+
+        def prefixed(name: str) -> str:
             return f"{prefix}.{name}" if name else name
 
-        silent = tuple(map(longer, self.inner_layers))
+        inner_layers = tuple(map(prefixed, self.inner_layers))
         return ResidualBranch(
-            longer(self.name), self.groups, self.reads, longer(self.last_layer), longer(self.norm), silent
+            prefixed(self.name), self.groups, self.reads, prefixed(self.last_layer), prefixed(self.norm), inner_layers
         )

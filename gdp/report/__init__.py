@@ -1,4 +1,4 @@
-"""The record of a pruning: its history, its tables and its picture."""
+"""Record a pruning: its history, its tables and its picture."""
 
 from gdp.report.history import BINS, LIMIT, History
 from gdp.report.registry import register_report, report_of

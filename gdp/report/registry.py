@@ -1,4 +1,4 @@
-"""TODO."""
+"""Remember the report of every network that was cut in this process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,19 @@ _reports: WeakKeyDictionary[nn.Module, Report] = WeakKeyDictionary()  # nothing 
 
 
 def register_report(model: nn.Module, report: Report) -> None:
-    """Keep the report of a network that was just cut for as long as the network lives."""
+    """Keep the report of a network that was just cut for as long as the network lives.
+
+    Args:
+        model: the network.
+        report: of its removal; it takes the place of an earlier one.
+    """
     _reports[model] = report
 
 
 def report_of(model: nn.Module) -> Report | None:
-    """The report of a network that was cut in this process, if it was."""
+    """Return the report of a network that was cut in this process; None if it was not.
+
+    Args:
+        model: the network itself; a copy of it is not recognised.
+    """
     return _reports.get(model)

@@ -1,4 +1,4 @@
-"""The record of a pruning: what was there, what is left, why anything was left alone, how exact the removal was."""
+"""Define Report: what a network cost before and after its cut, which channels are left, and how exact the cut was."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ from gdp.utils import AnyPath
 
 @dataclass(frozen=True)
 class Report:
-    """What `gdp.remove` did.
+    """Record of what `gdp.remove` did.
 
     Attributes:
-        flops_before, flops_after: FLOPs of one forward pass of the example input, counted by fvcore (one fused
+        flops_before: FLOPs of one forward pass of the example input in the dense network, counted by fvcore (one fused
             multiply-add is one FLOP).
+        flops_after: the same in the cut network.
         flops_predicted: FLOPs after the cut, computed from channel counts before it; equal to `flops_after`.
-        params_before, params_after: elements of all parameters.
+        params_before: elements of all parameters of the dense network.
+        params_after: elements of all parameters of the cut network.
         groups: name, kept and total channels of every group.
         frozen: the channels that had to stay, and why.
-        max_abs, max_rel: largest difference that any cut made to the network's outputs on the example input and on
-            random numbers of its shape, absolute, and relative to the largest output.
+        max_abs: largest absolute difference that any cut made to the network's outputs, on the example input and on
+            random numbers of its shape.
+        max_rel: the same, relative to the largest output.
         plan: which entries of which tensors were kept.
-        blocks: residual branches that went as a whole; the constant that they added stays.
-        dry_run: nothing was changed; this is the smallest network that `gdp.check` tried.
-        history: what the gates were like on the way; see `plot`.
+        blocks: residual branches that were removed as a whole; the constant that they added stays.
+        dry_run: True if nothing was changed; this is the smallest network that `gdp.check` tried then.
+        history: how the gates developed in training; see `plot`.
     """
 
     flops_before: int
@@ -51,15 +54,17 @@ class Report:
 
     @property
     def remaining(self) -> float:
-        """Fraction of the dense FLOPs that remains."""
+        """Fraction of the dense FLOPs that remains, in (0, 1]."""
         return self.flops_after / self.flops_before
 
     def plot(self, path: AnyPath) -> None:
-        """Draw what happened into a file: per step the distribution of gate values, FLOPs against what was allowed,
-        lambda, and the open channels of every group.
+        """Draw how the gates developed into a file.
+
+        The picture shows for every step the distribution of gate values, FLOPs against what was allowed, lambda, and
+        the open channels of every group.
 
         Args:
-            path: of the picture; its ending says which kind (png, svg, pdf).
+            path: of the picture; its ending says which format (png, svg, pdf).
 
         Raises:
             GDPError: no training run made this report, matplotlib is not installed, or the file can't be written.
@@ -72,7 +77,7 @@ class Report:
         plot(self.history, self.groups, self.remaining, path)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain strings and numbers; the plan is not part of it."""
+        """Return the report as plain containers of strings and numbers, without its plan."""
         return {
             **{k: v for k, v in vars(self).items() if type(v) in (int, float)},
             "groups": [list(g) for g in self.groups],
@@ -83,7 +88,11 @@ class Report:
 
     @classmethod
     def from_dict(cls, data: Any, plan: CutPlan) -> Report:
-        """Read back what `to_dict` wrote.
+        """Return the report that `to_dict` wrote.
+
+        Args:
+            data: what `to_dict` returned; anything else is refused.
+            plan: of the cut, which `to_dict` leaves out.
 
         Raises:
             GDPError: it is not a report.
@@ -100,6 +109,7 @@ class Report:
         return cls(**numbers, groups=groups, frozen=frozen, plan=plan, blocks=blocks, history=history)
 
     def __str__(self) -> str:
+        # totals of the network
         title = "gdp: the smallest network (dry run; nothing was changed)" if self.dry_run else "gdp: what is left"
         sizes = Table("", "dense", "pruned", "remains", title=title)
         for label, before, after in (
@@ -107,17 +117,23 @@ class Report:
             ("parameters", self.params_before, self.params_after),
         ):
             sizes.add_row(label, f"{before:,}", f"{after:,}", f"{after / before:.1%}")
+
+        # one row per group, with a bar of at most 24 characters
         groups = Table("channel group", "kept", "of", "", title="channels")
         for name, kept, total in self.groups:
             groups.add_row(name, str(kept), str(total), "#" * round(24 * kept / total))
-        parts = [sizes, groups]
+        tables = [sizes, groups]
+
+        # one row per layer whose channels had to stay
         if self.frozen:
             frozen = Table("left alone", "channels", "reason", title="channels that must stay")
-            for part in self.frozen:
-                frozen.add_row(part.name, str(part.channels), part.reason)
-            parts.append(frozen)
+            for layer in self.frozen:
+                frozen.add_row(layer.name, str(layer.channels), layer.reason)
+            tables.append(frozen)
+
+        # all of it as text of a fixed width, whatever the terminal
         console = Console(file=StringIO(), width=110, color_system=None, legacy_windows=False)
-        for table in parts:
+        for table in tables:
             for column in table.columns[1:3]:
                 column.justify = "right"
             console.print(table)

@@ -1,4 +1,4 @@
-"""Tools that know nothing of pruning: names, inputs, module state, differences, FLOPs by fvcore, files, processes."""
+"""Collect tools that know nothing of pruning: names, inputs, module state, FLOPs by fvcore, files, processes."""
 
 from gdp.utils.difference import Difference, finite_weights, in_float64
 from gdp.utils.distributed import all_ranks, broadcast_from_rank_zero

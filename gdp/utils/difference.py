@@ -1,4 +1,4 @@
-"""Do two networks compute the same? Differences of outputs, and float64 where the network's own type can't decide."""
+"""Compare the outputs of two networks, and run a network in float64 where its own type is too coarse to decide."""
 
 from __future__ import annotations
 
@@ -9,19 +9,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-EXACT = 1e-5  # relative; what float32 leaves of equal computations in another order
-EXACT_IN_DOUBLE = 1e-9
+EXACT = 1e-5  # relative difference that float32 leaves between equal computations in another order
+EXACT_IN_DOUBLE = 1e-9  # the same for float64
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Largest difference between two lists of outputs, absolute and relative to the largest output of each."""
+    """Largest difference between two lists of output tensors.
+
+    Attributes:
+        absolute: largest absolute difference of two elements, in the unit of the outputs; NaN or inf if outputs differ
+            by that.
+        relative: largest of the tensors' absolute differences, each divided by the largest finite element of the
+            expected tensor.
+    """
 
     absolute: float
     relative: float
 
     @classmethod
     def between(cls, expected: list[Tensor], actual: list[Tensor]) -> Difference:
+        """Return the difference between two lists of outputs; infinite if their numbers or shapes differ.
+
+        Args:
+            expected: output tensors of any shapes.
+            actual: output tensors that should be equal to them.
+        """
         absolute = relative = 0.0
         if len(expected) != len(actual):
             return cls(float("inf"), float("inf"))
@@ -32,42 +45,59 @@ class Difference:
             gap = torch.where(a == b, 0.0, (a - b).abs())  # equal infinities differ by nothing
             if a.numel() == 0 or not bool(gap.any()):
                 continue
+            # relative to the largest finite element of the expected tensor; NaN in either tensor makes both numbers NaN
             size = a[a.isfinite()].abs().max().item() if bool(a.isfinite().any()) else 0.0
-            worst = gap.max().item()
-            if worst != worst:
-                return cls(worst, worst)
-            absolute, relative = max(absolute, worst), max(relative, worst / size if size else float("inf"))
+            largest = gap.max().item()
+            if largest != largest:
+                return cls(largest, largest)
+            absolute, relative = max(absolute, largest), max(relative, largest / size if size else float("inf"))
         return cls(absolute, relative)
 
     def maximum(self, other: Difference) -> Difference:
-        """The larger of two differences."""
+        """Return the larger absolute and the larger relative part of two differences.
+
+        Args:
+            other: another difference.
+        """
         return Difference(max(self.absolute, other.absolute), max(self.relative, other.relative))
 
     def is_exact(self, outputs: list[Tensor]) -> bool:
-        """Whether this is no more than rounding in the type of the outputs. Never true for NaN."""
+        """Return whether this is no more than rounding in the type of the outputs; False for NaN.
+
+        Args:
+            outputs: the compared outputs; if all of their floats are float64, the stricter limit holds.
+        """
         double = all(t.dtype == torch.float64 for t in outputs if t.is_floating_point())
         return self.relative <= (EXACT_IN_DOUBLE if double else EXACT)
 
     def is_tolerable(self, outputs: list[Tensor]) -> bool:
-        """The verdict where float64 can't be asked: at most 1e-4, or four steps of the type of the outputs."""
-        steps = [torch.finfo(t.dtype).eps for t in outputs if t.is_floating_point()]
-        return self.relative <= max([1e-4, *(4 * s for s in steps)])
+        """Return whether this may be rounding, for networks that can't be run in float64.
+
+        The limit is a relative difference of 1e-4, or four times the machine epsilon of the outputs' type if that is
+        larger.
+
+        Args:
+            outputs: the compared outputs; they decide the type.
+        """
+        epsilons = [torch.finfo(t.dtype).eps for t in outputs if t.is_floating_point()]
+        return self.relative <= max([1e-4, *(4 * epsilon for epsilon in epsilons)])
 
 
 @contextmanager
 def finite_weights(model: nn.Module) -> Iterator[None]:
-    """Put numbers where training has left NaN or infinity; afterwards the network is bit for bit as it was.
+    """Put random numbers where training has left NaN or infinity; afterwards the network is bit for bit as it was.
 
     Args:
-        model: the network.
+        model: the network; its parameters and buffers are replaced for the time being.
     """
-    random = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     with ExitStack() as undo:
         for tensor in (*model.parameters(), *model.buffers()):
             if not bool(tensor.isfinite().all()):
-                some = torch.rand(tensor.shape, generator=random).to(tensor)  # positive, as variances have to be
+                # positive numbers, since variances have to be
+                numbers = torch.rand(tensor.shape, generator=generator).to(tensor)
                 undo.callback(setattr, tensor, "data", tensor.data)
-                tensor.data = torch.where(tensor.data.isfinite(), tensor.data, some)
+                tensor.data = torch.where(tensor.data.isfinite(), tensor.data, numbers)
         yield
 
 
@@ -76,7 +106,7 @@ def in_float64(model: nn.Module) -> Iterator[None]:
     """Convert the network to float64; afterwards it is bit for bit as it was.
 
     Args:
-        model: the network.
+        model: the network; its floating parameters and buffers are replaced for the time being.
     """
     with ExitStack() as undo:
         for tensor in (*model.parameters(), *model.buffers()):

@@ -1,4 +1,4 @@
-"""What processes that train together have to agree on."""
+"""Make all processes of a distributed run agree on a tensor."""
 
 from __future__ import annotations
 
@@ -8,20 +8,37 @@ from torch import distributed as dist
 
 
 def _is_distributed() -> bool:
+    """Return whether a process group of torch.distributed is up."""
     return dist.is_available() and dist.is_initialized()
 
 
-def broadcast_from_rank_zero(found: Tensor) -> Tensor:
-    """What the first process found: sums on a GPU differ in the last bits from rank to rank, decisions must not."""
+def broadcast_from_rank_zero(value: Tensor) -> Tensor:
+    """Return the tensor of the first process in every process.
+
+    Sums on a GPU differ in the last bits from rank to rank; decisions that are made from them must not differ.
+
+    Args:
+        value: a tensor of the same shape and type in every process.
+
+    Returns:
+        A copy with the numbers of rank 0; `value` itself in a run of one process.
+    """
     if not _is_distributed():
-        return found
-    shared = found.to(torch.uint8) if found.dtype == torch.bool else found.clone()
+        return value
+    shared = value.to(torch.uint8) if value.dtype == torch.bool else value.clone()
     dist.broadcast(shared, 0)
-    return shared.to(found.dtype)
+    return shared.to(value.dtype)
 
 
 def all_ranks(flag: Tensor) -> Tensor:
-    """Whether a bool is true in every process."""
+    """Return whether a bool is true in every process.
+
+    Args:
+        flag: bool of shape ().
+
+    Returns:
+        Bool of shape (), the same in every process.
+    """
     if not _is_distributed():
         return flag
     shared = flag.to(torch.uint8)

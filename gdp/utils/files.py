@@ -1,4 +1,4 @@
-"""Files that outlive crashes: written whole or not at all, read only if every byte is what was written."""
+"""Write files whole or not at all, and read them only if every byte is what was written."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ AnyPath = str | os.PathLike[str]
 def write_atomically(content: Any, path: AnyPath) -> None:
     """Save with torch.save; the file appears under its name only when it is complete.
 
+    Args:
+        content: whatever torch.save takes.
+        path: of the file; a file that is there already is replaced.
+
     Raises:
         GDPError: it can't be written (a full disk, a read-only folder); a file that was there before is as it was.
     """
     path = Path(path)
+    # the temporary file lies in the same folder, so that renaming it is one atomic operation of the file system
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -44,7 +49,11 @@ def write_atomically(content: Any, path: AnyPath) -> None:
 
 
 def _os_error_behind(error: BaseException) -> BaseException:
-    """The OSError behind an error, if there is one."""
+    """Return the OSError that led to an error, or the error itself if none did.
+
+    Args:
+        error: as it was caught; its causes and contexts are looked at.
+    """
     context = error
     while not isinstance(context, OSError) and (context.__cause__ or context.__context__):
         context = context.__cause__ or context.__context__  # type: ignore[assignment]
@@ -55,8 +64,11 @@ def read_checked(path: AnyPath, what: str) -> Any:
     """Load a file of torch.save that holds tensors and plain containers; no code of the file ever runs.
 
     Args:
-        path: the file.
-        what: what it should be, for the message.
+        path: of the file.
+        what: words for what it should be, for the message: "a checkpoint".
+
+    Returns:
+        What was saved, with all tensors on the CPU.
 
     Raises:
         GDPError: it is missing, truncated, damaged, or holds objects of other classes.
@@ -79,7 +91,11 @@ def read_checked(path: AnyPath, what: str) -> Any:
 
 
 def check_intact(path: AnyPath, what: str = "a checkpoint") -> None:
-    """Compare every byte of a local zip file, as torch.save writes it, with its checksums.
+    """Check every byte of a local zip file, as torch.save writes it, against its checksums.
+
+    Args:
+        path: of the file; what is no zip file, or no local file, passes.
+        what: words for what it should be, for the message.
 
     Raises:
         GDPError: the file is damaged.
@@ -93,6 +109,13 @@ def check_intact(path: AnyPath, what: str = "a checkpoint") -> None:
 
 
 def _unreadable(path: AnyPath, what: str, reason: str | Exception) -> GDPError:
+    """Return the error that a file can't be read.
+
+    Args:
+        path: of the file.
+        what: words for what it should be.
+        reason: in words, or the exception that reading it raised.
+    """
     if isinstance(reason, Exception):
         lines = str(reason).strip().splitlines()
         reason = f"{type(reason).__name__}: {lines[0] if lines else 'end of file'}"
@@ -102,7 +125,11 @@ def _unreadable(path: AnyPath, what: str, reason: str | Exception) -> GDPError:
 
 
 def _first_damaged_record(path: AnyPath) -> str | None:
-    """The first record of a zip file whose checksum is wrong."""
+    """Return the name of the first record of a zip file whose checksum is wrong, or None.
+
+    Args:
+        path: of the zip file; one without checksums counts as intact.
+    """
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
         if not any(record.CRC for record in records):  # written without, torch.serialization.set_crc32_options(False)

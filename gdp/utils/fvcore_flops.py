@@ -1,4 +1,4 @@
-"""FLOPs of a network as fvcore counts them: in eval mode, one fused multiply-add being one FLOP."""
+"""Count the FLOPs of a network by fvcore: in eval mode, one fused multiply-add being one FLOP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ from gdp.utils.tracebacks import first_line, source_line
 
 
 class _FlatOutput(nn.Module):
-    """Flatten the outputs of a network, since fvcore's tracer takes tensors and tuples only, and keep them."""
+    """Flatten the outputs of a network, since fvcore's tracer takes tensors and tuples only, and keep them.
+
+    Attributes:
+        net: the network.
+        outputs: copies of every output tensor of the last forward pass.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -28,6 +33,11 @@ class _FlatOutput(nn.Module):
         self.outputs: list[Tensor] = []
 
     def forward(self, *inputs: Any) -> tuple[Tensor, ...]:
+        """Run the network, keep its outputs, and return them as a flat tuple.
+
+        Args:
+            *inputs: positional inputs of the network.
+        """
         found = tuple(leaf for leaf in tree_leaves(self.net(*inputs)) if isinstance(leaf, Tensor))
         self.outputs = [t.detach().clone() for t in found]
         return found
@@ -35,13 +45,17 @@ class _FlatOutput(nn.Module):
 
 @contextmanager
 def _hooks_restored(model: nn.Module) -> Iterator[None]:
-    """Put back every module's hooks: fvcore leaves its own behind when tracing fails."""
-    held = [hooks for m in model.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-    kept = [(hooks, hooks.copy()) for hooks in held]
+    """Put back every module's forward hooks afterwards: fvcore leaves its own behind when tracing fails.
+
+    Args:
+        model: the network.
+    """
+    all_hooks = [hooks for m in model.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+    saved = [(hooks, hooks.copy()) for hooks in all_hooks]
     try:
         yield
     finally:
-        for hooks, before in kept:  # in place: handles of the user's hooks point here
+        for hooks, before in saved:  # in place: handles of the user's hooks point here
             hooks.clear()
             hooks.update(before)
 
@@ -51,6 +65,9 @@ def _compiled_calls_removed(model: nn.Module) -> Iterator[None]:
     """Let compiled modules call what they were compiled from.
 
     fvcore traces by torch.jit.trace, which refuses compiled functions even under `set_stance("force_eager")`.
+
+    Args:
+        model: the network; afterwards its modules are compiled as before.
     """
     with ExitStack() as undo:
         for module in model.modules():
@@ -66,7 +83,7 @@ def _compiled_calls_removed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _quiet_fvcore() -> Iterator[None]:
-    """Silence fvcore's warnings about the operators it skips; its logger's level is put back."""
+    """Silence fvcore's warnings about the operators it skips; afterwards its logger has the level it had."""
     logger = logging.getLogger("fvcore.nn.jit_analysis")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -90,11 +107,13 @@ def count_and_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tens
         GDPError: fvcore can't trace the network.
     """
     with ExitStack() as stack:
+        # make the network traceable; all of it is undone on leaving
         # with gradients: without them nn.MultiheadAttention takes a fused path that fvcore does not count
         for context in (in_mode(model, training=False), torch.enable_grad(), _hooks_restored(model)):
             stack.enter_context(context)
         stack.enter_context(_compiled_calls_removed(model))
         stack.enter_context(_quiet_fvcore())
+        # count, quietly
         flat = _FlatOutput(model).eval()
         analysis = FlopCountAnalysis(flat, clone_inputs(model, as_input_tuple(example_inputs)))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")

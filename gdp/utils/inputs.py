@@ -1,4 +1,4 @@
-"""Example inputs: a tuple of whatever `forward` takes, copied, moved, or filled with other numbers."""
+"""Copy, move or randomise example inputs, which are a tuple of whatever `forward` takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passes through a network that leave no trace on it: modes, buffers and random generators are put back bit for bit."""
+"""Run a network without a trace on it: modes, buffers and random generators are put back bit for bit."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
         training: train mode; else eval mode.
     """
     with ExitStack() as undo:
+        # random generators of torch, of Python, and of numpy if anything has imported it
         devices = {t.device.index for t in (*model.parameters(), *model.buffers()) if t.is_cuda}
         undo.enter_context(torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)))
         undo.callback(random.setstate, random.getstate())
         numpy = sys.modules.get("numpy")
         if numpy is not None:
             undo.callback(numpy.random.set_state, numpy.random.get_state())
+        # modes and buffers
         for module in model.modules():
             undo.callback(setattr, module, "training", module.training)
             for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
@@ -52,7 +54,14 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 @torch.no_grad()
 def _put_back(module: nn.Module, name: str, buffer: Tensor, value: Tensor) -> None:
-    """Put a buffer back in its place, where `forward` may have put another one, with the values that it had."""
+    """Put a buffer back in its place, where `forward` may have put another one, with the values that it had.
+
+    Args:
+        module: that holds the buffer.
+        name: of the buffer in this module.
+        buffer: the tensor that was in its place.
+        value: a copy of what it held, of the same shape.
+    """
     module._buffers[name] = buffer
     if not torch.equal(buffer, value):
         buffer.copy_(value)

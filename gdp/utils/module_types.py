@@ -1,4 +1,4 @@
-"""The base classes of torch's layers, under names of their own."""
+"""Name the base classes of torch's layers, which torch itself keeps private."""
 
 from torch import nn
 

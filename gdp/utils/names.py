@@ -1,4 +1,4 @@
-"""Plain names: those that tensors and modules have without the `_orig_mod` that torch.compile puts into them.
+"""Translate names to plain names: without the `_orig_mod` that torch.compile puts into them.
 
 Graphs, plans, reports and files hold plain names alone. Only the functions here know the wrapper.
 """
@@ -31,7 +31,7 @@ def plain_name(name: str) -> str:
 
 
 def under_plain_names(named: Iterable[tuple[str, T]]) -> dict[str, T]:
-    """Return a dict from plain names; of a wrapper and the module in it, which share one, the module is found.
+    """Return a dict by plain names; a wrapper and the module in it share one, and the dict has the module.
 
     Args:
         named: names and tensors or modules: `model.named_parameters()`, `state.items()`.
@@ -95,7 +95,7 @@ def state_dict_for(module: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         module: whose names are wanted.
-        state: under the names of any other compilation of it; names that it does not have stay.
+        state: under the names that the module has with any other of its parts compiled; unknown names stay.
     """
     own = {plain_name(name): name for name in module.state_dict()}
     return {own.get(plain_name(name), name): value for name, value in state.items()}

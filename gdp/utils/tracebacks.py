@@ -1,4 +1,4 @@
-"""The user's line behind an error, and what an exception says in one line."""
+"""Find the user's own line that led to an error, and put an exception into one line."""
 
 from __future__ import annotations
 
