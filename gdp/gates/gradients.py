@@ -1,4 +1,4 @@
-"""What the loss says about every gate: its gradient is in the gradient of the weights behind it. Tensor functions."""
+"""Compute the gradient of the loss by every gate from the gradients of the weights that it multiplies."""
 
 from __future__ import annotations
 
@@ -10,47 +10,68 @@ from gdp.gates.gates import Gates
 
 
 def gate_gradient(weight: Tensor, grad: Tensor, dim: int) -> Tensor:
-    """`g_c * dL/dg_c` for every input channel c of a gated weight, shape (size along dim,).
+    """Return `g_c * dL/dg_c` for the gate g_c of every input channel c of a gated weight.
 
-    With `V = W * g` the chain rule gives `sum(W_c * dL/dW_c) = g_c * dL/dg_c`: the gate's gradient is in the weight's.
+    The layer computes with `V = W * g`. By the chain rule `sum(W_c * dL/dW_c) = g_c * dL/dg_c`, so the gradient of the
+    weight is all that is needed.
+
+    Args:
+        weight: W, of any shape.
+        grad: dL/dW, of the same shape.
+        dim: dimension of the input channels.
+
+    Returns:
+        Gradients, shape (size along dim,), in the type of the weight.
     """
-    found = weight * grad
-    if found.dim() == 1:
-        return found
-    if not found.is_contiguous():  # channels last
-        return found.sum([d for d in range(found.dim()) if d != dim])
-    if dim > 0:  # whole rows first: several times as fast as all at once
-        found = found.sum(tuple(range(dim)))
-    return found.sum(tuple(range(1, found.dim()))) if found.dim() > 1 else found
+    product = weight * grad
+    if product.dim() == 1:
+        return product
+    if not product.is_contiguous():  # channels last
+        return product.sum([d for d in range(product.dim()) if d != dim])
+    if dim > 0:  # the dimensions before `dim` first: several times as fast as all at once
+        product = product.sum(tuple(range(dim)))
+    return product.sum(tuple(range(1, product.dim()))) if product.dim() > 1 else product
 
 
 def gate_gradients(gates: Gates, loss: Tensor | None = None) -> Tensor | None:
-    """`g_c * dL/dg_c` for every channel of all groups, shape (channels,), summed over the weights that read it.
-
-    None as long as no gated weight has a gradient. The state of the gates moves to where the weights are.
+    """Return `g_c * dL/dg_c` for every channel c of all groups, summed over the weights that read it.
 
     Args:
-        gates: of the network.
-        loss: whose gradients are computed here, leaving those of the weights as they are; default: the latter.
+        gates: of the network; their state is moved to the device of the weights.
+        loss: scalar; its gradients are computed here, and `weight.grad` is left as it is. Default: take `weight.grad`.
+
+    Returns:
+        Gradients, shape (channels of all groups,), float32; None if no gated weight has a gradient.
     """
+    # the gradients of the gated weights
     readers = gates.readers
     weights = [reader.weight for reader in readers]
     grads = _gradients(weights, loss)
     if all(grad is None for grad in grads):
         return None
+
+    # per gated weight and input channel; a weight that several layers share counts once, since its gradient is the sum
+    # over its uses already
     device = weights[0].device
     gates.to(device)
-    found = [torch.zeros(len(reader.index), dtype=torch.float32, device=device) for reader in readers]
-    once = {(id(weight), reader.dim): i for i, (reader, weight) in enumerate(zip(readers, weights, strict=True))}
-    for i in once.values():  # the gradient of tied weights is the sum over their uses already
+    per_reader = [torch.zeros(len(reader.index), dtype=torch.float32, device=device) for reader in readers]
+    distinct = {(id(weight), reader.dim): i for i, (reader, weight) in enumerate(zip(readers, weights, strict=True))}
+    for i in distinct.values():
         grad = grads[i]
         if grad is not None:
-            found[i] = gate_gradient(weights[i], grad, readers[i].dim).float()
-    return sum_by_channel(gates, found)
+            per_reader[i] = gate_gradient(weights[i], grad, readers[i].dim).float()
+    return sum_by_channel(gates, per_reader)
 
 
 def held_out_gradients(gates: Gates, loss: Tensor) -> Tensor | None:
-    """The same of a batch that the weights are not trained on; None if no gated weight is trained at all.
+    """Return `g_c * dL/dg_c` for every channel c of all groups, on a batch that the weights are not trained on.
+
+    Args:
+        gates: of the network.
+        loss: of the held-out batch, a scalar with its graph.
+
+    Returns:
+        Gradients, shape (channels of all groups,), float32; None if no gated weight requires a gradient.
 
     Raises:
         GDPError: no weight with a gate has a part in this loss.
@@ -65,18 +86,32 @@ def held_out_gradients(gates: Gates, loss: Tensor) -> Tensor | None:
     return gradient
 
 
-def sum_by_channel(gates: Gates, found: list[Tensor]) -> Tensor:
-    """The sum over all gated weights of something they have per input channel, shape (channels of all groups,)."""
+def sum_by_channel(gates: Gates, per_reader: list[Tensor]) -> Tensor:
+    """Return the sum over all gated weights of something that they have per input channel.
+
+    Args:
+        gates: of the network.
+        per_reader: for every gated weight in `gates.readers`, a number per input channel, shape (its input channels,).
+
+    Returns:
+        Sums, shape (channels of all groups,), float32.
+    """
     total = torch.zeros(len(gates.gate_param) + 1, dtype=torch.float32, device=gates.index.device)
-    return total.index_add_(0, gates.index, torch.cat(found))[:-1]
+    return total.index_add_(0, gates.index, torch.cat(per_reader))[:-1]
 
 
 def _gradients(weights: list[nn.Parameter], loss: Tensor | None) -> list[Tensor | None]:
+    """Return the gradient of every weight, or None for those that have none.
+
+    Args:
+        weights: gated weights; one that is shared by layers appears several times.
+        loss: scalar that the gradients are computed of; default: take `weight.grad`.
+    """
     if loss is None:
         return [weight.grad for weight in weights]
     trained = [weight for weight in {id(w): w for w in weights}.values() if weight.requires_grad]
     if not trained or not loss.requires_grad:
         return [None] * len(weights)
     grads = torch.autograd.grad(loss, trained, allow_unused=True)
-    of = {id(weight): grad for weight, grad in zip(trained, grads, strict=True)}
-    return [of.get(id(weight)) for weight in weights]
+    grad_of = {id(weight): grad for weight, grad in zip(trained, grads, strict=True)}
+    return [grad_of.get(id(weight)) for weight in weights]

@@ -96,6 +96,14 @@ class ChannelGraph:
     private_weights: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> ChannelGroup:
+        """Return a channel group.
+
+        Args:
+            name: of the group.
+
+        Raises:
+            GDPError: there is no such group.
+        """
         for group in self.groups:
             if group.name == name:
                 return group

@@ -16,7 +16,7 @@ from gdp.graph.residual_branch import ResidualBranch
 
 @dataclass(frozen=True)
 class CutPlan:
-    """The entries of every tensor of a network that stay in a cut.
+    """Entries of every tensor of a network that stay in a cut.
 
     Attributes:
         shapes: shape of every parameter and buffer before the cut, by plain names.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ResidualBranch:
-    """The branch of a residual block that is removed as a whole once no channel that its last layer reads is open.
+    """Branch of a residual block that is removed as a whole once no channel that its last layer reads is open.
 
     With all of these channels closed, the branch adds a constant per channel to the shortcut.
 
@@ -35,6 +35,7 @@ class ResidualBranch:
         """
 
         def prefixed(name: str) -> str:
+            """Return a name as the larger network has it; empty stays empty."""
             return f"{prefix}.{name}" if name else name
 
         inner_layers = tuple(map(prefixed, self.inner_layers))

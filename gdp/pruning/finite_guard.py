@@ -1,4 +1,4 @@
-"""Vigil: did loss and gradients of a step stay finite? Answered on the device, and alike in all processes."""
+"""Check that loss and gradients of a step are finite, on the device and alike in all processes."""
 
 from __future__ import annotations
 
@@ -11,37 +11,52 @@ from gdp.utils import all_ranks
 
 
 class FiniteGuard:
-    """Watches over the steps of a run; reads no number from the device before it warns."""
+    """Accumulate `isfinite` of the loss and gradients of every step, and reduce it over all ranks.
+
+    Every rank gets the same answer, so that all of them skip the same gate updates. No number is read from the device
+    before `warn`, so that training does not wait for it.
+    """
 
     def __init__(self) -> None:
-        self._sound: Tensor | None = None  # of the current step, as far as it was seen
-        self._first: Tensor | None = None  # the first step since the last warning that was not sound; 0 if none
+        self._finite: Tensor | None = None  # bool of shape (): the values of this step so far; None before the first
+        self._first_bad_step: Tensor | None = None  # of those since the last warning, shape (); 0 if there was none
 
     def update(self, values: Tensor) -> None:
-        """Note whether all of these values are finite."""
-        sound = values.detach().isfinite().all()
-        self._sound = sound if self._sound is None else self._sound & sound
+        """Take note of whether some values of this step are finite.
+
+        Args:
+            values: loss or gradients, of any shape.
+        """
+        finite = values.detach().isfinite().all()
+        self._finite = finite if self._finite is None else self._finite & finite
 
     def reset(self) -> None:
-        """The current step does not matter."""
-        self._sound = None
+        """Forget the values of this step."""
+        self._finite = None
 
-    def compute(self, step: int, device: torch.device, expected: bool) -> Tensor:
-        """Whether this step, which ends now, was sound in all processes; one bool on `device`.
+    def compute(self, step: int, device: torch.device, skipped: bool) -> Tensor:
+        """Return whether all values of this step were finite in all processes, and begin the next step.
 
-        If it was not, and that was not `expected`, the next `warn` says so.
+        Args:
+            step: number of this step, from 1; `warn` names the first that was not finite.
+            device: for the result.
+            skipped: a gradient scaler has left this step out, so it is known not to be finite: the result is False, and
+                `warn` does not tell of it.
+
+        Returns:
+            Bool of shape (), on the device.
         """
-        seen = torch.ones((), dtype=torch.bool) if self._sound is None else self._sound
-        self._sound, sound = None, all_ranks(seen.to(device))
-        if expected:
-            return torch.zeros_like(sound)
-        first = torch.zeros_like(sound, dtype=torch.long) if self._first is None else self._first
-        self._first = torch.where(sound | (first > 0), first, step)
-        return sound
+        finite_here = torch.ones((), dtype=torch.bool) if self._finite is None else self._finite
+        self._finite, finite = None, all_ranks(finite_here.to(device))
+        if skipped:
+            return torch.zeros_like(finite)
+        first = torch.zeros_like(finite, dtype=torch.long) if self._first_bad_step is None else self._first_bad_step
+        self._first_bad_step = torch.where(finite | (first > 0), first, step)
+        return finite
 
     def warn(self) -> None:
-        """Say which step was not sound, if there was one."""
-        step, self._first = 0 if self._first is None else int(self._first), None
+        """Warn of the first step since the last warning that was not finite, if there was one."""
+        step, self._first_bad_step = 0 if self._first_bad_step is None else int(self._first_bad_step), None
         if step:
             warnings.warn(
                 f"gdp: the loss or a gradient of step {step} is not finite, and gates hold still at such steps. If it "

@@ -24,7 +24,8 @@ class History:
         steps: optimizer steps since training began.
         flops: fraction of the dense FLOPs (or time) that the open channels had.
         allowed: fraction of the dense FLOPs (or time) that was allowed.
-        lagrange_multiplier: lambda, the importance per FLOP that a channel needed in order to stay.
+        lagrange_multiplier: lambda, the importance per FLOP that a channel needed in order to stay; importance is given
+            as a fraction of that of all open channels, FLOPs as a fraction of the dense ones.
         values: number of gates in each of the BINS bins of gate values.
         open_counts: open channels per group.
         interval: one of so many recorded steps is kept.
@@ -48,7 +49,7 @@ class History:
             step: optimizer steps since training began.
             flops: fraction of the dense FLOPs (or time) that the open channels have.
             allowed: fraction of the dense FLOPs (or time) that is allowed.
-            lagrange_multiplier: lambda.
+            lagrange_multiplier: lambda, in the unit of the attribute.
             values: gate values in [0, 1], shape (channels of all groups,).
             open_counts: open channels per group, shape (groups,).
         """

@@ -1,4 +1,4 @@
-"""save_pruned and load_pruned: a pruned network as plan, tensors and report. No pickled modules, ever."""
+"""Save and load a pruned network as the plan of its cut, its tensors and its report, without pickled modules."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ def save_pruned(model: nn.Module, path: AnyPath, report: Report | None = None) -
 
     Args:
         model: a network that was pruned in this process, or a module with one pruned network inside.
-        path: where to write.
+        path: of the file; one that is there already is replaced.
         report: needed only for a copy of the pruned network, which gdp can't recognise: `callback.report`.
 
     Raises:
         GDPError: no pruned network is found, or the file can't be written; what was there before is untouched then.
     """
+    # the pruned network: `model` itself, or the one module inside of it that has a report
     modules = under_plain_names(model.named_modules())
     reports = {name: report_of(module) for name, module in modules.items()} if report is None else {"": report}
     pruned = {name: found for name, found in reports.items() if found is not None}
@@ -48,15 +49,19 @@ def save_pruned(model: nn.Module, path: AnyPath, report: Report | None = None) -
             f"{len(pruned)}. A network is pruned once fit or gdp.remove is through; for a copy of one, pass the report "
             "of its removal: save_pruned(model, path, report)."
         )
+
+    # its plan, which has to fit the shapes that the parameters have now
     ((prefix, found),) = pruned.items()
     plan = found.plan.with_prefix(prefix)
     sizes = parameter_shapes(model)
-    other = [name for name in plan.shapes if name in sizes and plan.shape(name) != sizes[name]]
-    if other and not plan.blocks:
+    changed = [name for name in plan.shapes if name in sizes and plan.shape(name) != sizes[name]]
+    if changed and not plan.blocks:
         raise GDPError(
-            f"{type(model).__name__} was cut further after its report was made ({other[0]} has changed), probably by a "
-            "run that was interrupted. Finish that run before saving: trainer.fit once more, or gdp.remove."
+            f"{type(model).__name__} was cut further after its report was made ({changed[0]} has changed), probably by "
+            "a run that was interrupted. Finish that run before saving: trainer.fit once more, or gdp.remove."
         )
+
+    # the file: strings, numbers and tensors
     state = under_plain_names(model.state_dict().items())
     content = {
         "gdp": FORMAT,
@@ -92,14 +97,25 @@ def load_pruned(model: Net, path: AnyPath) -> Net:
 
 
 def check_state_fits(model: nn.Module, state: dict[str, Tensor], path: str, strict: bool = True) -> None:
-    """Refuse tensors of another network than the one that was just cut; unless strict, some may be missing."""
-    wanted = {
+    """Check that tensors have the shapes of a network that was just cut.
+
+    Args:
+        model: the network.
+        state: a state_dict, under the names of any compilation of the network.
+        path: of the file that the tensors are from, for the message.
+        strict: names must be the same; else only the shapes of those that both have.
+
+    Raises:
+        GDPError: a tensor has another shape, is missing, or is one too many.
+    """
+    expected_shapes = {
         k: tuple(v.shape) for k, v in under_plain_names(model.state_dict().items()).items() if isinstance(v, Tensor)
     }
-    found = {k: tuple(v.shape) for k, v in under_plain_names(state.items()).items() if isinstance(v, Tensor)}
-    for name in sorted(wanted.keys() | found.keys() if strict else wanted.keys() & found.keys()):
-        if wanted.get(name) != found.get(name):
-            expected, held = wanted.get(name, "absent"), found.get(name, "no such tensor")
+    shapes = {k: tuple(v.shape) for k, v in under_plain_names(state.items()).items() if isinstance(v, Tensor)}
+    names = expected_shapes.keys() | shapes.keys() if strict else expected_shapes.keys() & shapes.keys()
+    for name in sorted(names):
+        if expected_shapes.get(name) != shapes.get(name):
+            expected, held = expected_shapes.get(name, "absent"), shapes.get(name, "no such tensor")
             raise GDPError(
                 f"{path!r} does not fit {type(model).__name__}: {name} should be {expected}, but it holds "
                 f"{held}. Build the same architecture that was pruned."
@@ -107,6 +123,14 @@ def check_state_fits(model: nn.Module, state: dict[str, Tensor], path: str, stri
 
 
 def _read(path: AnyPath) -> tuple[CutPlan, dict[str, Tensor], Report]:
+    """Return the plan, the state_dict and the report in a file of `save_pruned`.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        GDPError: it is missing, truncated, or not a file of this format.
+    """
     name, content = os.fspath(path), read_checked(path, "a pruned network of gdp.save_pruned")
     if not isinstance(content, dict) or content.get("gdp") != FORMAT:
         what = f"format {content['gdp']!r}" if isinstance(content, dict) and "gdp" in content else "something else"

@@ -1,4 +1,4 @@
-"""Which channels stay for a number of FLOPs: constraints on widths, the budget, the search."""
+"""Select the channels that stay for a number of FLOPs: constraints on widths, the budget, the search."""
 
 from gdp.selection.budget import allowed_fraction, check_reachable, check_target, lowest_flops
 from gdp.selection.constraints import WidthConstraints, check_width_options

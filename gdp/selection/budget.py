@@ -1,4 +1,4 @@
-"""The budget: how many FLOPs are allowed now, and what can be asked for at all."""
+"""Compute how many FLOPs are allowed at a step, and check that a target can be reached."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ from gdp.selection.constraints import WidthConstraints
 
 
 def lowest_flops(graph: ChannelGraph, widths: WidthConstraints | None = None) -> int:
-    """FLOPs of the smallest network: one channel left in every group, if nothing else is asked for."""
+    """Return the FLOPs of the smallest network that gdp may make.
+
+    Args:
+        graph: of the network.
+        widths: the legal open counts; default: at least one channel in every group.
+    """
     return graph.flops.count((widths or WidthConstraints.of(graph)).smallest)
 
 
 def check_target(target: float) -> None:
-    """Refuse what is no fraction.
+    """Check that a target is a fraction.
+
+    Args:
+        target: fraction of the dense FLOPs that remains.
 
     Raises:
         GDPError: the target does not lie in (0, 1].
@@ -27,32 +35,41 @@ def check_target(target: float) -> None:
 
 
 def check_reachable(graph: ChannelGraph, target: float, widths: WidthConstraints | None = None) -> None:
-    """Refuse what can't be reached in this network.
+    """Check that a network can be pruned down to a target.
+
+    Args:
+        graph: of the network.
+        target: fraction of the dense FLOPs that remains, in (0, 1].
+        widths: the legal open counts; default: at least one channel in every group.
 
     Raises:
-        GDPError: nothing can be pruned, or frozen layers cost more than the target.
+        GDPError: nothing can be pruned, or the smallest network costs more than the target.
     """
     if not graph.groups:
         raise GDPError(
             "No channel of this network can be pruned. What was found, and why it has to stay:\n"
             + (graph.reasons() or "  there is no conv or linear layer")
         )
-    least = lowest_flops(graph, widths) / graph.flops.dense
-    if target < least:
+    lowest = lowest_flops(graph, widths) / graph.flops.dense
+    if target < lowest:
         raise GDPError(
-            f"target_flops={target} is out of reach: {least:.4f} of the FLOPs remains in the smallest network that "
-            f"gdp may make. The lowest target for this network is {math.ceil(least * 1e4) / 1e4:.4f}. Left alone:\n"
+            f"target_flops={target} is out of reach: {lowest:.4f} of the FLOPs remains in the smallest network that "
+            f"gdp may make. The lowest target for this network is {math.ceil(lowest * 1e4) / 1e4:.4f}. Left alone:\n"
             + graph.reasons()
         )
 
 
 def allowed_fraction(progress: float, target: float) -> float:
-    """Fraction of the dense FLOPs allowed at `progress` in [0, 1] of the window: cubic from 1 down to the target.
+    """Return the fraction of the dense FLOPs that is allowed, which falls along a cubic curve from 1 to the target.
 
     The cubic schedule is that of Zhu and Gupta, arXiv 1710.01878, equation 1.
 
-    >>> [round(allowance(p, 0.4), 3) for p in (0.0, 0.5, 1.0)]
+    Args:
+        progress: the part of the window that has passed; below 0 and above 1 it counts as 0 and 1.
+        target: fraction of the dense FLOPs that remains in the end, in (0, 1].
+
+    >>> [round(allowed_fraction(p, 0.4), 3) for p in (0.0, 0.5, 1.0)]
     [1.0, 0.475, 0.4]
     """
-    left = 1 - min(max(progress, 0.0), 1.0)
-    return target + (1 - target) * left**3
+    remaining_window = 1 - min(max(progress, 0.0), 1.0)
+    return target + (1 - target) * remaining_window**3

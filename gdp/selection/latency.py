@@ -1,4 +1,4 @@
-"""The budget in measured time: what every layer takes on this device, in place of its FLOPs."""
+"""Measure how long every layer takes on a device, for a budget in time instead of FLOPs."""
 
 from __future__ import annotations
 
@@ -16,77 +16,100 @@ from gdp.errors import GDPError
 from gdp.graph import ChannelGraph, FlopModel
 from gdp.utils import CONV, clone_inputs, get_module, in_mode, under_plain_names
 
-RUNS = 5  # measured, after two that are not
-UNITS = 2**50  # of the whole network's time: the model counts in integers
+RUNS = 5  # forward passes that are timed
+WARM_UP_RUNS = 2  # forward passes before these, which are not
+UNITS = 2**50  # parts that the time of a whole forward pass is divided into, since the model counts in integers
+WEIGHTED = (CONV, nn.Linear)  # layers that get none of the time that passes between layers
 
 
 def latency_model(model: nn.Module, graph: ChannelGraph, device: torch.device | str = "cpu") -> FlopModel:
-    """A cost model like `graph.flops` that counts time instead of FLOPs.
+    """Return a cost model like `graph.flops` that counts time instead of FLOPs.
 
-    Every conv, linear and norm is timed in a forward pass of the example input in eval mode, median of five; its terms
-    get that time in proportion to their FLOPs. What lies between these layers (activations, additions) is bound by
-    memory as norms are, and is spread over them. The unit is the whole pass divided by 2^50.
+    Every conv, linear and norm is timed in forward passes of the example input in eval mode, median of five; its terms
+    get that time in proportion to their FLOPs. The operators between these layers (activations, additions) are bound
+    by memory as norms are, so their time is spread over the norms. The unit is the time of the whole pass divided by
+    2^50.
 
     Args:
         model: the dense network; it is left as it was.
-        graph: what `trace` found in it; its example input decides the batch size.
+        graph: of the network; its example input decides the batch size.
         device: where time is measured.
+
+    Returns:
+        The terms of `graph.flops` with other coefficients, and no constant.
 
     Raises:
         GDPError: no time was measured.
     """
     device = torch.device(device)
-    here = next(model.parameters()).device.type == device.type
-    seconds, total = _measured(model if here else copy.deepcopy(model).to(device), graph, device)
+    is_there = next(model.parameters()).device.type == device.type
+    seconds, total = _measure_seconds(model if is_there else copy.deepcopy(model).to(device), graph, device)
+
+    # FLOPs of every layer, each of which may have several terms
     flops = graph.flops
     length = flops.lengths(flops.sizes)
-    elements: Counter[str] = Counter()
+    layer_flops: Counter[str] = Counter()
     for layer, count in zip(flops.modules, (flops.coef * length[flops.row] * length[flops.col]).tolist(), strict=True):
-        elements[layer] += count
-    timed = {layer: seconds[layer] for layer in elements if layer in seconds}
+        layer_flops[layer] += count
+
+    # the time between layers is spread over the norms, in proportion to theirs; over all layers if there are no norms
+    timed = {layer: seconds[layer] for layer in layer_flops if layer in seconds}
     spread = [layer for layer in timed if not isinstance(get_module(model, layer), WEIGHTED)] or list(timed)
     if not timed or sum(timed[layer] for layer in spread) <= 0:
         raise GDPError(f"No layer of {type(model).__name__} could be timed; let the budget count FLOPs: cost='flops'.")
     rest = max(0.0, total - sum(timed.values())) / sum(timed[layer] for layer in spread)
-    price = {layer: timed.get(layer, 0.0) * (1 + rest * (layer in spread)) / elements[layer] for layer in elements}
-    coef = [round(UNITS / total * price[m] * c) for m, c in zip(flops.modules, flops.coef.tolist(), strict=True)]
+    seconds_per_flop = {
+        layer: timed.get(layer, 0.0) * (1 + rest * (layer in spread)) / layer_flops[layer] for layer in layer_flops
+    }
+
+    terms = zip(flops.modules, flops.coef.tolist(), strict=True)
+    coef = [round(UNITS / total * seconds_per_flop[layer] * c) for layer, c in terms]
     return replace(flops, const=0, coef=torch.tensor(coef))
 
 
-WEIGHTED = (CONV, nn.Linear)
+def _measure_seconds(model: nn.Module, graph: ChannelGraph, device: torch.device) -> tuple[dict[str, float], float]:
+    """Return the seconds that every layer takes, by plain names, and those of the whole forward pass; both medians.
 
-
-def _measured(model: nn.Module, graph: ChannelGraph, device: torch.device) -> tuple[dict[str, float], float]:
-    """Seconds of every layer, and of the whole forward pass."""
+    Args:
+        model: the network, on the device.
+        graph: of the network; its example input is run, and the layers of its FLOPs are timed.
+        device: where the network is.
+    """
     layers = {
         name: m for name, m in under_plain_names(model.named_modules()).items() if name in set(graph.flops.modules)
     }
-    began: dict[str, float] = {}
-    spent: dict[str, float] = {}
+    started_at: dict[str, float] = {}
+    spent: dict[str, float] = {}  # in this pass; a layer may be called several times
 
     def now() -> float:
+        """Return the time in seconds once everything that was asked of the device is done."""
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
     def start(name: str) -> None:
-        began[name] = now()
+        """Note when a layer begins."""
+        started_at[name] = now()
 
     def stop(name: str) -> None:
-        spent[name] = spent.get(name, 0.0) + now() - began[name]
+        """Add the seconds since a layer began to those it has taken in this pass."""
+        spent[name] = spent.get(name, 0.0) + now() - started_at[name]
 
-    found, totals = [], []
+    layer_seconds, totals = [], []  # per forward pass
     with ExitStack() as stack:
+        # clocks before and after every layer; all of it is undone on leaving
         for context in (in_mode(model, training=False), torch.no_grad(), torch.compiler.set_stance("force_eager")):
             stack.enter_context(context)
         for name, layer in layers.items():
             stack.callback(layer.register_forward_pre_hook(lambda *_, name=name: start(name)).remove)
             stack.callback(layer.register_forward_hook(lambda *_, name=name: stop(name)).remove)
+
         inputs = clone_inputs(model, graph.inputs)
-        for _ in range(2 + RUNS):
+        for _ in range(WARM_UP_RUNS + RUNS):
             spent.clear()
-            begin = now()
+            pass_started_at = now()
             model(*inputs)
-            totals.append(now() - begin)
-            found.append(dict(spent))
-    return {name: median(run.get(name, 0.0) for run in found[2:]) for name in layers}, median(totals[2:])
+            totals.append(now() - pass_started_at)
+            layer_seconds.append(dict(spent))
+    measured = layer_seconds[WARM_UP_RUNS:]
+    return {name: median(run.get(name, 0.0) for run in measured) for name in layers}, median(totals[WARM_UP_RUNS:])

@@ -66,6 +66,7 @@ def randomize_inputs(inputs: Inputs, only_constant: bool = False) -> Inputs:
     generator = torch.Generator().manual_seed(0)
 
     def randomize(value: Tensor) -> Tensor:
+        """Return random numbers in the shape and type of a tensor, or the tensor itself if it is to stay."""
         if not value.is_floating_point() or value.numel() == 0:
             return value
         if only_constant and bool((value != value.flatten()[0]).any()):
