@@ -1,4 +1,4 @@
-"""A batch norm for shapes alone, while a network is exported: the same call in the graph, a fraction of the time.
+"""Replace batch norm by an operator of shapes alone while a network is exported, which makes the export faster.
 
 torch.export works out the shapes of a batch norm by decomposing it into a dozen operators, which takes half of the
 time of exporting a CNN. Here only the shape of the result matters, and that is the shape of the input.
@@ -20,6 +20,7 @@ torch.library.define(
 
 
 def _shape_of_batch_norm(x: Tensor, *_: Any) -> Tensor:
+    """Return an empty tensor of the shape of the input."""
     return torch.empty_like(x)
 
 
@@ -27,7 +28,7 @@ torch.library.register_fake("gdp::batch_norm", _shape_of_batch_norm)
 
 
 class BatchNormShapeMode(TorchFunctionMode):
-    """Make `F.batch_norm` the operator `gdp::batch_norm`, which has no values and changes no statistics."""
+    """Turn `F.batch_norm` into the operator `gdp::batch_norm`, which has no values and changes no statistics."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.batch_norm:
@@ -45,4 +46,5 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
+    """Call `gdp::batch_norm` with the arguments of `F.batch_norm`, of which shapes do not depend on the last two."""
     return torch.ops.gdp.batch_norm(input, running_mean, running_var, weight, bias, training)

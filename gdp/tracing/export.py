@@ -1,4 +1,4 @@
-"""torch.export, and whether a network computes something else while it trains. Leaves no trace on the model."""
+"""Export a network by torch.export, leave it as it was, and name the line of the user's source in errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from gdp.utils import Inputs, first_line, in_mode, source_line
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Collection while hundreds of thousands of graph objects come to life costs a third of an export's time."""
+    """Switch Python's garbage collection off for a while.
+
+    An export makes hundreds of thousands of graph objects; collecting garbage meanwhile takes a third of its time.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -30,6 +33,11 @@ def _no_garbage_collection() -> Iterator[None]:
 
 def exported(model: nn.Module, inputs: Inputs, training: bool = False) -> ExportedProgram:
     """Export the network as it computes in the given mode.
+
+    Args:
+        model: the network; it is left as it was.
+        inputs: positional inputs, as `forward` takes them.
+        training: export what it computes in train mode; default: in eval mode.
 
     Raises:
         GDPError: the network can't be exported; the message holds the short reason of torch.export, and the line of

@@ -1,4 +1,4 @@
-"""The pass over an exported graph: every operator runs on labels instead of values."""
+"""Run an exported graph on labels instead of values: every operator is replaced by its rule."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LabelInterpreter(Interpreter):
         self._state = state
 
     def run_node(self, n: Node) -> Any:
-        """Run one node; the operators below look at it.
+        """Remember the node for the methods below, and run it.
 
         Args:
             n: a node of the graph.
@@ -47,7 +47,13 @@ class LabelInterpreter(Interpreter):
         return super().run_node(n)
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Return what enters the graph: a parameter by its name, an input with labels that must stay."""
+        """Return what enters the graph: a reference to a parameter, or frozen labels for an input of the network.
+
+        Args:
+            target: name of the placeholder.
+            args: not used.
+            kwargs: not used.
+        """
         value = self._node.meta.get("val")
         if self._node.name in self._tensor_of:
             name = self._tensor_of[self._node.name]
@@ -55,11 +61,23 @@ class LabelInterpreter(Interpreter):
         return Labels.frozen(tuple(value.shape)) if isinstance(value, Tensor) else value
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Return nothing for the body of a higher-order operator, which is not known."""
+        """Return None for the body of a higher-order operator, which is not looked into.
+
+        Args:
+            target: name of the body.
+            args: not used.
+            kwargs: not used.
+        """
         return None
 
     def output(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Freeze what reaches the network's output."""
+        """Freeze what reaches the network's output.
+
+        Args:
+            target: not used.
+            args: the outputs, nested containers of `Labels` and `ParamRef`.
+            kwargs: not used.
+        """
         for value in tree_leaves(args):
             if isinstance(value, Labels):
                 self._state.channel_ids.freeze(value.ids, "reaches the network's output")
@@ -67,7 +85,13 @@ class LabelInterpreter(Interpreter):
                 self._state.keep_shape(value, "reaches the network's output")
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Apply the rule of an operator; one that has no rule freezes what it meets."""
+        """Apply the rule of an operator; one that has no rule freezes what it meets.
+
+        Args:
+            target: the operator.
+            args: its positional arguments; tensors are `Labels` or `ParamRef`.
+            kwargs: its arguments by name, likewise.
+        """
         if target is operator.getitem:
             return args[0][args[1]]
         call = self._op_call(target, args, kwargs)
@@ -82,7 +106,13 @@ class LabelInterpreter(Interpreter):
         return out
 
     def _op_call(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpCall:
-        """Return the call with its arguments by name; those of higher-order operators are numbered."""
+        """Return the call with its arguments by name; those of higher-order operators are numbered.
+
+        Args:
+            target: the operator.
+            args: its positional arguments.
+            kwargs: its arguments by name.
+        """
         name = target.name() if isinstance(target, torch._ops.OpOverload) else ""  # "aten::add_.Tensor"
         normal = normalize_function(target, args, kwargs, normalize_to_only_use_kwargs=True) if name else None
         leaves = {f"arg{i}": value for i, value in enumerate(tree_leaves((args, kwargs)))}
@@ -111,13 +141,24 @@ def module_of(node: Node) -> str:
 
 
 def _shapes(val: Any) -> Any:
-    """Return the shape of a tensor result, or the shapes of several."""
+    """Return the shape of a tensor result, or the shapes of several.
+
+    Args:
+        val: what torch.export noted as the result: a fake tensor, or a list of them.
+    """
     if isinstance(val, Tensor):
         return tuple(val.shape)
     return [tuple(v.shape) for v in val if isinstance(v, Tensor)] if isinstance(val, list | tuple) else []
 
 
 def _line(node: Node) -> str:
-    """Return the innermost line of the user's source that led to an operator, as torch.export noted it."""
+    """Return the innermost line of the user's source that led to an operator, as torch.export noted it.
+
+    Args:
+        node: of an exported graph.
+
+    Returns:
+        `file:line: code`; empty where no line is known.
+    """
     entries = re.findall(r'File "(.+?)", line (\d+), in .*\n\s*(.*)', node.meta.get("stack_trace") or "")
     return next((f"{Path(f).name}:{n}: {code}" for f, n, code in reversed(entries) if is_user_file(f)), "")

@@ -1,4 +1,4 @@
-"""One operator of an exported graph, as its rule sees it."""
+"""Hold a call of an operator for its rule: arguments by name, shapes of the results, and what a rule can do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gdp.tracing.trace_state import FlopTerm, ParamRef, TraceState
 
 @dataclass(frozen=True)
 class OpCall:
-    """One call of an operator; in its arguments, tensors are `Labels` or `ParamRef`.
+    """A call of an operator; tensors among its arguments are `Labels` or `ParamRef`.
 
     Attributes:
         op: base name without overload and in-place mark: "conv2d".
@@ -60,7 +60,7 @@ class OpCall:
         return self.outputs if isinstance(self.outputs, tuple) else self.outputs[0]
 
     def operands(self) -> Iterator[Labels | ParamRef]:
-        """Return every activation and parameter among the arguments."""
+        """Yield every activation and parameter among the arguments, those in lists included."""
         for value in self.args.values():
             for item in value if isinstance(value, list | tuple) else (value,):
                 if isinstance(item, Labels | ParamRef):
@@ -85,7 +85,7 @@ class OpCall:
         return value if isinstance(value, ParamRef) and value.is_direct else None
 
     def ids_along(self, labels: Labels, dim: int) -> Tensor:
-        """Return one channel id per index along a dimension, joining those that share an index.
+        """Join all ids that share an index along a dimension, and return one id per index.
 
         Args:
             labels: an activation.
@@ -100,7 +100,7 @@ class OpCall:
         """Run the operator on other tensors, and return what it gives.
 
         Args:
-            function: makes the tensor to run on of every leaf of the arguments; other leaves it returns as they are.
+            function: called on every leaf of the arguments; returns the tensor to run on, or the leaf as it is.
         """
         return self.target(*map_aggregate(self.positional, function), **map_aggregate(self.keyword, function))
 
@@ -129,11 +129,11 @@ class OpCall:
         return [Labels.frozen(shape) for shape in self.outputs]
 
     def freeze_layer(self, channels: int, reason: str) -> None:
-        """Tell of a layer whose channels stay, and which no other reason would be given for.
+        """Note a layer whose channels stay, and have no ids that could be frozen.
 
         Args:
-            channels: that it makes.
-            reason: in words.
+            channels: how many it makes.
+            reason: why they stay, in words.
         """
         name = self.module or self.op
         if channels > 1 and not any(f.name == name for f in self.state.frozen_layers):
@@ -145,7 +145,7 @@ class OpCall:
         Args:
             coef: FLOPs per pair of a row and a column.
             rows: channel id of every row, shape (rows,); default: one row that always counts.
-            cols: the same of the columns.
+            cols: channel id of every column, shape (cols,); default: one column that always counts.
         """
         if self.state.counting:
             self.state.flops.append(FlopTerm(coef, rows, cols, self.module))
@@ -161,7 +161,7 @@ class OpCall:
         return [labels, *(Labels.frozen(s) for s in self.outputs[1:])]
 
     def note_written_sizes(self, out: Any) -> None:
-        """Remember the line if a number in it is the size of a dimension along which channels run.
+        """Remember the user's line if a number in it is the size of a dimension along which channels run.
 
         Args:
             out: what the rule returned.

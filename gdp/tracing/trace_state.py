@@ -1,4 +1,4 @@
-"""The state of one pass over an exported graph: what the operator rules collect."""
+"""Hold what the operator rules collect in a pass over an exported graph."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class FlopTerm:
 
 @dataclass
 class TraceState:
-    """What a pass collects: joined channel ids, the axes of tensors that carry them, and the terms of the FLOPs.
+    """Collect what rules find: joined channel ids, the axes of tensors that carry them, and the terms of the FLOPs.
 
     Attributes:
         shapes: of every parameter and buffer, as stored, by plain names.
@@ -118,7 +118,9 @@ class TraceState:
         self.fixed_shapes.setdefault(ref.name, reason)
 
     def as_activation(self, ref: ParamRef) -> Labels:
-        """Return the labels of a tensor that is computed with: one channel per index of its first wide dimension.
+        """Return the labels of a parameter that `forward` computes with: a channel per index of one wide dimension.
+
+        Wide is a dimension of more than one index. The first dimension is taken if it is wide, else the last wide one.
 
         Args:
             ref: the tensor; its other dimensions keep their sizes.
@@ -135,9 +137,9 @@ class TraceState:
         return Labels.of(self.axes[ref.name, dim][at])
 
     def finish(self) -> None:
-        """Freeze what tensors carry that must keep their shape, or a part of it.
+        """Freeze the channels of tensors that must keep their shape, or their size along a dimension.
 
-        Those read along two dimensions are among them, since a gate sits on one.
+        Tensors that are read along two dimensions are among them, since a gate sits on one.
         """
         for name, count in Counter(name for name, _ in self.readers).items():
             if count > 1:

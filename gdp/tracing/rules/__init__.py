@@ -1,4 +1,4 @@
-"""Operator rules: what every ATen operator does with channels."""
+"""Hold the operator rules: one function per kind of ATen operator, which says what happens to channels."""
 
 from gdp.tracing.rules.table import OperatorRule, rule_for
 

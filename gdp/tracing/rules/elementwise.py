@@ -1,4 +1,4 @@
-"""Elementwise operators: units that meet are the same unit, and parameters that meet them are cut along with them."""
+"""Join the channels that meet in elementwise operators; parameters that meet them are cut along with them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from gdp.tracing.trace_state import ParamRef
 
 
 def elementwise(call: OpCall) -> Any:
-    """Tie the units that meet in an elementwise operator.
+    """Join the channels that meet in an elementwise operator.
 
-    An operand of size 1 that is broadcast over different units (a mask over channels) ties nothing; its own unit must
-    stay. Parameters broadcast against units are noted as carrying them.
+    An operand of size 1 that is broadcast over several channels (a mask over channels) joins nothing; its own channel
+    is frozen. Parameters broadcast against channels are noted as carrying them.
     """
     activations = [o for o in call.operands() if isinstance(o, Labels)]
     weights = [o for o in call.operands() if isinstance(o, ParamRef)]
-    if not activations and len(weights) == 1 and call.shape == weights[0].shape:  # can be cut, but no longer be gated
+    # a parameter whose values alone change can still be cut, but no longer be gated
+    if not activations and len(weights) == 1 and call.shape == weights[0].shape:
         return call.result(ParamRef(weights[0].name, weights[0].shape, weights[0].coords, exact=False))
+    # parameters that meet each other but no activation are treated as activations
     if not activations:
         activations, weights = [call.state.as_activation(w) for w in weights], []
     merged = _merge(call, activations)
@@ -31,9 +33,17 @@ def elementwise(call: OpCall) -> Any:
 
 
 def _merge(call: OpCall, activations: list[Labels]) -> Labels:
+    """Join the channels of several activations, and return the labels of the result.
+
+    Args:
+        call: the operator.
+        activations: its operands, whose shapes broadcast to that of the result.
+    """
+    # pad all operands with dimensions of size 1 in front, as broadcasting does
     ndim = len(call.shape)
     ids = [_pad_dims(a.ids, ndim) for a in activations]
     sizes = [(1,) * (ndim - len(a.shape)) + a.shape for a in activations]
+    # leave out, and freeze, operands with one channel where others have many
     varies = [any(i.shape[d] > 1 for i in ids) for d in range(ndim)]
     kept: list[Tensor] = []
     for operand, size in zip(ids, sizes, strict=True):
@@ -43,41 +53,66 @@ def _merge(call: OpCall, activations: list[Labels]) -> Labels:
             kept.append(operand)
     if not kept:
         return Labels.frozen(call.shape)
+    # join the others, element by element
     kept = list(torch.broadcast_tensors(*kept))
     for other in kept[1:]:
         call.channel_ids.union(kept[0], other, f"meets channels that must stay in {call.location}")
     return Labels(kept[0], call.shape)
 
 
-def _carry_elementwise(call: OpCall, weight: ParamRef, units: Labels) -> None:
-    """Note along which dimension of `weight` the units it meets run."""
-    ndim = len(units.shape)
-    ids = _pad_dims(units.ids, ndim)
+def _carry_elementwise(call: OpCall, weight: ParamRef, labels: Labels) -> None:
+    """Note along which dimension of a parameter the channels run that it meets.
+
+    Args:
+        call: the operator.
+        weight: the parameter, whose shape broadcasts to that of `labels`.
+        labels: of the result.
+    """
+    ndim = len(labels.shape)
+    ids = _pad_dims(labels.ids, ndim)
     offset = ndim - len(weight.shape)
     if not any(ids.shape[offset + d] > 1 and size > 1 for d, size in enumerate(weight.shape)):
-        return  # a scalar or a table over positions: nothing of it belongs to a unit
+        return  # a scalar or a table over positions: nothing of it belongs to a channel
+
+    # pair every element of the parameter, by its place in the stored tensor, with the channel that it meets
     coords, met = torch.broadcast_tensors(
         _pad_dims(weight.coordinates(), ndim), _drop_broadcast(ids, weight.shape, offset)
     )
     coords, met = coords.reshape(-1), met.reshape(-1)
+
+    # one channel per stored element; an element that meets several joins them
     stored = call.state.shapes[weight.name]
     owner = torch.zeros(torch.Size(stored).numel(), dtype=torch.long).scatter_(0, coords, met)
     call.channel_ids.union(owner[coords], met, f"shares {weight.name} with channels that must stay")
-    labels = Labels.of(owner.view(stored))
-    dims = [d for d in range(len(stored)) if labels.varies(d)]
+
+    # the tensor can be cut if the channels of its elements vary along one dimension only
+    carried = Labels.of(owner.view(stored))
+    dims = [d for d in range(len(stored)) if carried.varies(d)]
     if len(dims) == 1:
-        call.state.carry(weight.name, dims[0], labels.ids.reshape(-1), call.location)
+        call.state.carry(weight.name, dims[0], carried.ids.reshape(-1), call.location)
     else:
         call.freeze(met, f"{weight.name} varies with channels along several dimensions in {call.location}")
         call.state.keep_shape(weight, f"used along several dimensions in {call.location}")
 
 
 def _pad_dims(t: Tensor, ndim: int) -> Tensor:
+    """Return a tensor with dimensions of size 1 in front, so that it has `ndim` of them.
+
+    Args:
+        t: the tensor.
+        ndim: wanted number of dimensions.
+    """
     return t.reshape((1,) * (ndim - t.dim()) + tuple(t.shape))
 
 
 def _drop_broadcast(ids: Tensor, shape: tuple[int, ...], offset: int) -> Tensor:
-    """Where the weight is broadcast, one index stands for all."""
+    """Return the ids with size 1 along every dimension on which a parameter is broadcast: one index stands for all.
+
+    Args:
+        ids: channel ids of the result, as `Labels.ids`.
+        shape: of the parameter.
+        offset: dimensions that the result has in front of those of the parameter.
+    """
     for dim in range(ids.dim()):
         if dim < offset or shape[dim - offset] == 1:
             ids = ids.narrow(dim, 0, 1)

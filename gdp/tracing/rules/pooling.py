@@ -1,4 +1,4 @@
-"""Rules of operators that mix positions: pooling, resizing, reductions. Channels stay apart, or they are frozen."""
+"""Pass channels through operators that mix positions (pooling, resizing, reductions); freeze those that are mixed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from gdp.tracing.rules.elementwise import elementwise
 
 
 def pool(call: OpCall) -> Any:
-    """Pooling and resizing: positions mix, channels do not."""
+    """Pass channels through pooling and resizing; freeze them where they lie along positions that are mixed.
+
+    FLOPs as fvcore counts them: one per input element of adaptive average pooling and per output element of nearest
+    upsampling in 2d, four per output element of bilinear upsampling, none for the others.
+    """
     source = call.labels()
+    # freeze channels that lie along spatial dimensions
     spatial = next(int(c) for c in call.op if c in "123")
     tail = range(len(source.shape) - spatial, len(source.shape))
     if any(source.varies(d) for d in tail):
         return call.freeze_all(f"{call.location} mixes channels")
+    # the elements that fvcore counts, and the FLOPs of each
     scale = {"adaptive_avg_pool2d": source.shape, "upsample_nearest2d": call.shape}.get(call.op)
     scale, factor = (call.shape, 4) if call.op == "upsample_bilinear2d" else (scale, 1)
     if scale is not None:
@@ -26,11 +32,15 @@ def pool(call: OpCall) -> Any:
 
 
 def reduce(call: OpCall) -> Any:
-    """Sums, means and the like: exact as long as no channels are summed up."""
+    """Pass channels through sums, means and the like, and freeze them where they are summed up themselves.
+
+    `max` and `min` of two tensors are elementwise.
+    """
     if "other" in call.args:  # max(x, y)
         return elementwise(call)
     source = call.labels()
     ndim = len(source.shape)
+    # freeze channels that are summed up
     dim = call.args.get("dim")
     dims = [d % ndim for d in ([dim] if isinstance(dim, int) else dim or range(ndim))]
     if any(source.varies(d) for d in dims):
@@ -42,17 +52,17 @@ def reduce(call: OpCall) -> Any:
 
 
 def normalize_dim(call: OpCall) -> Any:
-    """Softmax and running sums along positions leave channels apart."""
+    """Pass channels through softmax and running sums along positions; freeze them where these run along channels."""
     source = call.labels()
     return call.freeze_all(f"{call.location} mixes channels") if source.varies(call["dim"]) else source
 
 
 def grid_sample(call: OpCall) -> Any:
-    """Resampling at positions that may be computed: channels stay apart."""
+    """Pass channels through resampling, and freeze those of the grid of positions. FLOPs: four per output element."""
     source, grid = call.labels(), call.labels("grid")
     if any(source.varies(d) for d in range(2, len(source.shape))):
         return call.freeze_all(f"{call.location} mixes channels")
     call.freeze(grid.ids, f"{call.location} takes positions from it")
-    units = call.ids_along(source, 1)
-    call.add_flops(4 * prod(call.shape) // call.shape[1], units)
-    return Labels.along(units, 1, call.shape)
+    ids = call.ids_along(source, 1)
+    call.add_flops(4 * prod(call.shape) // call.shape[1], ids)
+    return Labels.along(ids, 1, call.shape)

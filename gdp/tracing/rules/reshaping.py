@@ -1,11 +1,15 @@
-"""Data movement: the very same operator runs on labels; only what depends on fixed positions or sizes needs care."""
+"""Move labels as operators move data: the very same operator runs on the channel ids.
+
+Only operators that depend on positions or sizes written in `forward` need more, since these do not follow a cut.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gdp.tracing.labels import FROZEN_ID, Labels
 from gdp.tracing.op_call import OpCall
@@ -13,11 +17,8 @@ from gdp.tracing.trace_state import ParamRef
 
 
 def move_data(call: OpCall) -> Any:
-    """Run the operator on label tensors (or on the coordinates of a parameter) instead of on values.
-
-    Args:
-        call: any operator that moves elements and computes nothing.
-    """
+    """Run the operator on channel ids (or on the coordinates of a parameter) instead of on values."""
+    # a parameter alone is still a parameter afterwards, in another order
     operands = list(call.operands())
     if len(operands) == 1 and isinstance(operands[0], ParamRef):
         out = call.rerun(lambda leaf: leaf.coordinates() if isinstance(leaf, ParamRef) else leaf)
@@ -25,6 +26,7 @@ def move_data(call: OpCall) -> Any:
         parts = [ParamRef(name, tuple(o.shape), o, exact) for o in (out if isinstance(out, list | tuple) else [out])]
         return parts if isinstance(out, list | tuple) else parts[0]
 
+    # anything else is an activation
     def full(leaf: Any) -> Any:
         leaf = call.state.as_activation(leaf) if isinstance(leaf, ParamRef) else leaf
         return leaf.full() if isinstance(leaf, Labels) else leaf
@@ -34,17 +36,21 @@ def move_data(call: OpCall) -> Any:
 
 
 def concat(call: OpCall) -> Any:
-    """Concat and stack: sizes must agree along every other dimension, so channels there go together."""
+    """Put the ids of concat and stack one after the other; join those along all other dimensions.
+
+    Sizes must agree there, so all tensors have to lose the same channels.
+    """
     tensors = [v for v in call.args["tensors"] if isinstance(v, Labels | ParamRef)]
     if len(tensors) == 1:
         return move_data(call)
     parts = [call.state.as_activation(v) if isinstance(v, ParamRef) else v for v in tensors]
     ndim = len(call.shape) - (call.op == "stack")
     dim = call.args["dim"] % len(call.shape) if call.op != "stack" else None
+    # channels along another dimension are joined, unless there are others along `dim` as well
     if any(part.varies(d) for part in parts for d in range(ndim) if d != dim):
         if dim is not None and any(part.varies(dim) for part in parts):
             return call.freeze_all(f"{call.location} joins channels along two dimensions")
-        whole = len(parts) == len(call.args["tensors"])
+        whole = len(parts) == len(call.args["tensors"])  # else one of them has no labels, and its size is fixed
         for part in parts:
             reason = f"joined with channels that must stay in {call.location}"
             call.channel_ids.union(parts[0].ids if whole else torch.tensor(FROZEN_ID), part.ids, reason)
@@ -56,12 +62,12 @@ def concat(call: OpCall) -> Any:
 
 
 def pass_through(call: OpCall) -> Any:
-    """Copies, casts and changes of layout: labels pass as they are."""
+    """Return the labels as they are: copies, casts and changes of layout."""
     return call["input"]
 
 
 def fixed_positions(call: OpCall) -> Any:
-    """Slices, selections and rolls at positions written in `forward`: along channels these can't follow a cut."""
+    """Freeze the channels of which slices, selections and rolls take some at positions written in `forward`."""
     source = call["input"]
     out = move_data(call)
     if isinstance(source, Labels):
@@ -74,7 +80,10 @@ def fixed_positions(call: OpCall) -> Any:
 
 
 def split(call: OpCall) -> Any:
-    """Equal parts lose the same channels, so that the same split of the smaller tensor gives the same parts."""
+    """Join channel i of every part, if the parts are of equal size; else freeze the channels.
+
+    Equal parts then lose the same channels, and the same split of the smaller tensor gives the same parts.
+    """
     source = call["input"]
     if not isinstance(source, Labels):
         return move_data(call)
@@ -94,12 +103,17 @@ def split(call: OpCall) -> Any:
 
 
 def reshape(call: OpCall) -> Any:
-    """Views: where a channel dimension is split, every row of the outer factor loses the same channels."""
+    """Move ids as views do; where a channel dimension is split in two, join the rows of the outer dimension.
+
+    All rows then lose the same channels, so that the smaller tensor can be viewed the same way.
+    """
     source = call["input"]
     if not isinstance(source, Labels):
         return move_data(call)
+    # the ids as the view arranges them
     full = source.full().reshape(call.shape)
     ids = Labels.of(full).ids
+    # join where channels run along several dimensions of the result that come from the same ones of the input
     for dims_in, dims_out in _matching_dims(source.shape, call.shape):
         before = [d for d in dims_in if source.varies(d)]
         after = [d for d in dims_out if ids.shape[d] > 1]
@@ -115,7 +129,12 @@ def reshape(call: OpCall) -> Any:
 
 
 def _matching_dims(a: tuple[int, ...], b: tuple[int, ...]) -> Iterator[tuple[list[int], list[int]]]:
-    """Pair the smallest runs of dimensions of `a` and `b` that hold the same number of elements."""
+    """Yield pairs of the smallest runs of dimensions of two shapes that hold the same number of elements.
+
+    Args:
+        a: a shape.
+        b: a shape of the same number of elements.
+    """
     i = j = 0
     while i < len(a) and j < len(b):
         run_a, run_b, size_a, size_b = [i], [j], a[i], b[j]
@@ -129,16 +148,18 @@ def _matching_dims(a: tuple[int, ...], b: tuple[int, ...]) -> Iterator[tuple[lis
 
 
 def pad(call: OpCall) -> Any:
-    """Padding along positions keeps the labels; what is padded along channels is new and must stay."""
+    """Keep the ids where positions are padded; entries that are padded along channels are new and must stay."""
     source = call["input"]
     if not isinstance(source, Labels):
         return call.freeze_all(f"{call.location} pads a weight")
+    # amounts come in pairs, from the last dimension on
     amounts = list(call.args["pad" if "pad" in call.args else "padding"])
     ids, ndim = source.ids, len(source.shape)
     for k in range(0, len(amounts), 2):
         dim, (low, high) = ndim - 1 - k // 2, amounts[k : k + 2]
         if not source.varies(dim) or low == high == 0:
             continue
+        # other modes copy from the border, and negative amounts crop: both at fixed positions
         constant = call.op == "constant_pad_nd" or call.args.get("mode") == "constant"
         if min(low, high) < 0 or not constant:
             call.freeze(ids, f"{call.location} takes channels at fixed positions")
@@ -149,25 +170,25 @@ def pad(call: OpCall) -> Any:
 
 
 def pixel_shuffle(call: OpCall) -> Any:
-    """Every r*r channels become one: they go together."""
+    """Join every r*r channels that become one."""
     r2 = call["upscale_factor"] ** 2
     return _regroup(call, lambda v: (v.view(-1, r2), v.view(-1, r2)[:, 0]))
 
 
 def pixel_unshuffle(call: OpCall) -> Any:
-    """Every channel becomes r*r."""
+    """Repeat the id of every channel, which becomes r*r channels."""
     r2 = call["downscale_factor"] ** 2
     return _regroup(call, lambda v: (v.view(-1, 1), v.repeat_interleave(r2)))
 
 
 def channel_shuffle(call: OpCall) -> Any:
-    """Position j of every group goes together."""
+    """Join channel j of every group, so that the smaller groups are shuffled alike."""
     groups = call["groups"]
     return _regroup(call, lambda v: (v.view(groups, -1).T, v.view(groups, -1)[0].repeat_interleave(groups)))
 
 
 def glu(call: OpCall) -> Any:
-    """The second half gates the first: both lose the same channels."""
+    """Join the two halves, of which the second gates the first."""
     source = call.labels()
     dim = call["dim"] % len(source.shape)
     if not source.varies(dim):
@@ -178,16 +199,23 @@ def glu(call: OpCall) -> Any:
 
 
 def unfold_patches(call: OpCall) -> Any:
-    """im2col: every channel becomes as many rows as the window has places."""
+    """Repeat the id of every channel, which becomes as many rows as the window has places (im2col)."""
     source = call.labels()
     dim = len(source.shape) - 3
-    units = call.ids_along(source, dim)
-    return Labels.along(units.repeat_interleave(call.shape[dim] // len(units)), dim, call.shape)
+    ids = call.ids_along(source, dim)
+    return Labels.along(ids.repeat_interleave(call.shape[dim] // len(ids)), dim, call.shape)
 
 
-def _regroup(call: OpCall, rule: Any) -> Any:
+def _regroup(call: OpCall, rule: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Any:
+    """Join and rearrange the ids of the channel dimension.
+
+    Args:
+        call: the operator.
+        rule: makes of the ids, shape (channels,), those to join row by row, shape (rows, joined), and the ids of the
+            result, shape (channels of the result,).
+    """
     source = call.labels()
     dim = 1 if call.op == "channel_shuffle" else len(source.shape) - 3
-    tied, out = rule(call.ids_along(source, dim))
-    call.channel_ids.union(tied[:, :1], tied, f"shuffled together with channels that must stay in {call.location}")
+    rows, out = rule(call.ids_along(source, dim))
+    call.channel_ids.union(rows[:, :1], rows, f"shuffled together with channels that must stay in {call.location}")
     return Labels.along(out, dim, call.shape)

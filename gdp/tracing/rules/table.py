@@ -1,4 +1,11 @@
-"""The table from ATen operator to what it does with channels. What is not in the table freezes what it meets."""
+"""Look up the rule of an ATen operator. An operator without a rule freezes all channels that it meets.
+
+Every rule is a function of one argument, `call`: an `OpCall`, which holds the arguments of the operator by name and the
+state of the pass. It returns what the operator returns, with `Labels` (or `ParamRef`, for a parameter that is only
+moved) in place of tensors, and notes in the state which channel ids the operator joins, freezes or carries in
+parameters, and its FLOPs as fvcore counts them. This is why the docstrings of rules have no `Args:`; where they do not
+speak of FLOPs, fvcore counts none.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +24,12 @@ Rule = Callable[[OpCall], Any]
 
 @dataclass(frozen=True)
 class OperatorRule:
-    """What an operator does with channels.
+    """A rule of the table, and whether sizes that are written in the user's line are worth noting.
 
     Attributes:
-        apply: returns the labels of the results, and notes in the pass what the operator joins, carries or freezes.
-        notes_sizes: remember the user's line if it holds a number of channels, as such a line can't follow a cut.
+        apply: the rule; see the top of this file.
+        notes_sizes: whether the user's line is remembered if a number of channels is written in it. Such a line can't
+            follow a cut, and is then named where the dry run fails.
     """
 
     apply: Rule
@@ -29,7 +37,12 @@ class OperatorRule:
 
 
 def _rows(notes_sizes: bool, *rows: tuple[Rule, str]) -> dict[str, OperatorRule]:
-    """Return rows of a function and the names of its operators as a dict from every name."""
+    """Return the rule of every operator, by name.
+
+    Args:
+        notes_sizes: of all these rules.
+        rows: a rule and the base names of its operators, separated by blanks.
+    """
     return {name: OperatorRule(rule, notes_sizes) for rule, names in rows for name in names.split()}
 
 
