@@ -1,4 +1,4 @@
-"""From a network to its channel graph: torch.export, labels that run through the operators, grouping."""
+"""Find the channel graph of a network: export it, run its operators on channel ids, and group the ids."""
 
 from gdp.tracing.labels import ChannelIds, Labels, connected_components
 from gdp.tracing.trace import check_ignore, trace

@@ -1,4 +1,4 @@
-"""trace(): run a network's own operations on labels and group the channels that are one and the same unit."""
+"""Trace a network: run its own operations on labels, and group its channels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def trace(
         model: any `nn.Module` that torch.export can follow; it is left as it was, mode and RNG included.
         example_inputs: one tensor or a tuple of inputs, as `forward` takes them. FLOPs are counted for these.
         ignore: layers whose inputs and outputs keep their sizes: module names, globs over them, or module types.
-        blocks: find the residual branches that may go as a whole, too.
+        blocks: find the residual branches that may be removed as a whole, too.
 
     Raises:
         GDPError: the network can't be exported, or a pattern of `ignore` matches no module.
@@ -54,18 +54,20 @@ def trace(
         raise GDPError(f"Expected a torch.nn.Module to trace, but got {type(model).__name__}.")
     check_ungated(model)
     check_ignore(ignore)
+
+    # every parameter and buffer by one name, though shared ones have several
     inputs = match_weights(model, as_input_tuple(example_inputs))
     tensors = _all_tensors(model)
     first_name: dict[int, str] = {}
-    names = {name: first_name.setdefault(id(t), name) for name, t in tensors.items()}  # tied tensors have several
+    names = {name: first_name.setdefault(id(t), name) for name, t in tensors.items()}
     ignored = {names[name]: pattern for name, pattern in _ignored_tensors(model, ignore).items()}
 
-    # the network as it computes, and as it trains if that is something else
+    # export the network as it computes in eval mode, and as it trains if that is something else
     programs = [exported(model, inputs)]
     if differs := differs_in_training(model, inputs):
         programs += _exported_for_training(model, inputs)
 
-    # grouped convs that can't lose whole groups may lose channels in step, and the other way round
+    # where a grouped conv can't be cut one way (whole groups, or the same channels of every group), try the other
     settable = _weights_with_settable_groups(model, names)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     state = _traced(programs, names, ignored, TraceState(shapes, settable))
@@ -75,6 +77,7 @@ def trace(
         flipped = group_channels(_traced(programs, names, ignored, TraceState(shapes, settable, stuck)), inputs)
         graph = max((graph, flipped), key=lambda g: sum(group.size for group in g.groups))
 
+    # weights that only their own layers use, and residual branches
     private = frozenset() if differs and len(programs) == 1 else _used_by_their_layers(programs, names)
     graph = replace(graph, private_weights=private)
     return graph.with_blocks(find_residual_branches(programs[0], graph, model)) if blocks else graph
@@ -83,7 +86,14 @@ def trace(
 def _traced(
     programs: Sequence[ExportedProgram], names: dict[str, str], ignored: dict[str, str], state: TraceState
 ) -> TraceState:
-    """Run every program on labels, FLOPs being counted in the first, freeze what is ignored, and return the state."""
+    """Run every program on labels, freeze what is ignored, and return the finished state.
+
+    Args:
+        programs: the network as it computes, and maybe as it trains; FLOPs are counted in the first.
+        names: every name of a parameter or buffer -> the one that it is known by.
+        ignored: tensors whose channels stay -> the pattern of `ignore` that says so.
+        state: a new one.
+    """
     for program in programs:
         LabelInterpreter(program, state, names).run(enable_io_processing=False)
         state.counting = False
@@ -95,32 +105,49 @@ def _traced(
 
 
 def _weights_with_settable_groups(model: nn.Module, names: dict[str, str]) -> frozenset[str]:
-    """Return the weights of conv modules, whose attribute `groups` can be changed along with them."""
+    """Return the weights of conv modules, whose attribute `groups` can be changed along with them.
+
+    Args:
+        model: the network.
+        names: every name of a parameter or buffer -> the one that it is known by.
+    """
     modules = under_plain_names(model.named_modules(remove_duplicate=False))
     weights = (f"{name}.weight".lstrip(".") for name, module in modules.items() if isinstance(module, CONV))
     return frozenset(names[weight] for weight in weights if weight in names)
 
 
 def check_ignore(ignore: object) -> None:
-    """Refuse what is no list of patterns.
+    """Check that `ignore` is a list of patterns.
+
+    Args:
+        ignore: what the user gave.
 
     Raises:
-        GDPError: it is none.
+        GDPError: it is no list, or holds something else than names, globs and types.
     """
     if not isinstance(ignore, list | tuple) or not all(isinstance(p, str | type) for p in ignore):
         raise GDPError(f"Expected `ignore` to be a list of names, globs or module types, but got {ignore!r}.")
 
 
 def _all_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers under every plain name that they have."""
+    """Return parameters and buffers under every plain name that they have.
+
+    Args:
+        model: the network.
+    """
     parameters = model.named_parameters(remove_duplicate=False)
     return under_plain_names([*parameters, *model.named_buffers(remove_duplicate=False)])
 
 
 def _exported_for_training(model: nn.Module, inputs: tuple[Any, ...]) -> list[ExportedProgram]:
-    """The network as it trains. Where that can't be exported, layers of train mode keep their sizes.
+    """Return the network as it trains, in a list; an empty list where that can't be exported.
 
-    Preflight tries them on the cut network then, and leaves alone what they can't follow.
+    Layers that are called in train mode only keep their sizes then. The dry run calls them in the cut network, and
+    freezes groups that they can't follow.
+
+    Args:
+        model: the network.
+        inputs: the example input; it is doubled along the batch if needed, since batch norm refuses single values.
     """
     for example in (inputs, double_batch(inputs)):
         try:
@@ -131,7 +158,12 @@ def _exported_for_training(model: nn.Module, inputs: tuple[Any, ...]) -> list[Ex
 
 
 def _used_by_their_layers(programs: Sequence[ExportedProgram], names: dict[str, str]) -> frozenset[str]:
-    """Parameters that no operator uses but those of the module which holds them."""
+    """Return the parameters that no operator uses but those of the module which holds them.
+
+    Args:
+        programs: the network, exported.
+        names: every name of a parameter or buffer -> the one that it is known by.
+    """
     used: dict[str, bool] = {}
     for program in programs:
         for node in program.graph.nodes:
@@ -144,10 +176,19 @@ def _used_by_their_layers(programs: Sequence[ExportedProgram], names: dict[str, 
 
 
 def _ignored_tensors(model: nn.Module, ignore: Sequence[str | type]) -> dict[str, str]:
-    """Return every parameter and buffer under a module that a pattern matches -> the pattern."""
+    """Return every parameter and buffer under a module that a pattern matches -> the pattern.
+
+    Args:
+        model: the network.
+        ignore: module names, globs over them, or module types.
+
+    Raises:
+        GDPError: a pattern matches no module.
+    """
     modules = under_plain_names(model.named_modules())
     found: dict[str, str] = {}
     for pattern in ignore:
+        # modules that the pattern matches
         if isinstance(pattern, type):
             label, roots = pattern.__name__, [n for n, m in modules.items() if isinstance(m, pattern)]
         else:
@@ -158,6 +199,7 @@ def _ignored_tensors(model: nn.Module, ignore: Sequence[str | type]) -> dict[str
                 f"The `ignore` pattern {label!r} matches no module of {type(model).__name__}. "
                 f"Its children are: {some}; patterns are module names, globs such as 'layer4.*', or module types."
             )
+        # their tensors, and those of their children
         for name in _all_tensors(model):
             if any(name == r or name.startswith(f"{r}.") or not r for r in roots):
                 found.setdefault(name, label)
