@@ -1,4 +1,4 @@
-"""Cuts of a network: on trial, on the way and for good; every one is compared and can be undone."""
+"""Cut networks: in a dry run, during training and for good; every cut is verified and can be undone."""
 
 from gdp.surgery.check import check, freeze_uncuttable_groups, freeze_untrained_readers
 from gdp.surgery.cut import Undo, check_plan_fits, cut, keep_entries

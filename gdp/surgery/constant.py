@@ -1,4 +1,4 @@
-"""What is left of a residual branch that went: a constant per channel."""
+"""Replace a residual branch that is removed by the constant per channel that it still adds."""
 
 from __future__ import annotations
 
@@ -15,16 +15,25 @@ from gdp.utils import CONV, get_module
 
 
 class Constant(nn.Module):
-    """What is left of the convs and linears of a branch that went: a constant per channel at every position.
+    """Return a constant per channel at every position, in place of a conv or linear of a removed branch.
 
-    The last one holds what the branch adds, as a parameter of shape (channels,); the others make one channel of zeros.
+    The last layer of the branch becomes what the branch adds; all others make one channel of zeros.
+
+    Args:
+        layer: the conv or linear.
+        bias: the constant, shape (channels,); None for one channel of zeros.
+
+    Attributes:
+        bias: as given.
+        flat: whether the layer was a linear.
+        window: reach of the kernel, padding on both sides and stride per spatial dimension of a conv, in positions.
     """
 
     def __init__(self, layer: Any, bias: nn.Parameter | None) -> None:
         super().__init__()
         self.bias = bias
         self.flat = isinstance(layer, nn.Linear)
-        self.window: list[tuple[int, int, int]] = []  # per spatial dimension: window, padding, stride
+        self.window: list[tuple[int, int, int]] = []
         if not self.flat:
             reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
             same = isinstance(layer.padding, str)
@@ -32,7 +41,11 @@ class Constant(nn.Module):
             self.window = list(zip(reach, pads, layer.stride, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Input of shape (..., channels) or (batch, channels, *positions)."""
+        """Return the constant at every position of what the layer would have made.
+
+        Args:
+            x: shape (..., channels) in place of a linear, ([batch,] channels, *positions) in place of a conv.
+        """
         value = x.new_zeros(1) if self.bias is None else self.bias.to(x.dtype)
         if self.flat:
             return value.expand(*x.shape[:-1], value.shape[0]).clone()
@@ -44,12 +57,13 @@ class Constant(nn.Module):
         return value.view(-1, *[1] * len(sizes)).expand(*batch, value.shape[0], *sizes).clone()
 
     def extra_repr(self) -> str:
+        """Return the number of channels, for `print`."""
         return f"channels={1 if self.bias is None else len(self.bias)}"
 
 
 @torch.no_grad()
 def replace_branch_with_constant(model: nn.Module, branch: ResidualBranch) -> Callable[[], None]:
-    """Put the constant in place of a branch whose last layer reads zeros; return what puts the branch back.
+    """Put a constant in place of a branch whose last layer reads zeros; return what puts the branch back.
 
     The constant takes the place of the bias of the norm, or of the last layer: the parameter keeps its identity.
 
@@ -57,6 +71,7 @@ def replace_branch_with_constant(model: nn.Module, branch: ResidualBranch) -> Ca
         model: the network.
         branch: one of its residual branches.
     """
+    # what the branch adds: the bias of the last layer, passed through the norm
     last: Any = get_module(model, branch.last_layer)
     norm: Any = get_module(model, branch.norm) if branch.norm else None
     bias = nn.Parameter(last.weight.new_zeros(last.weight.shape[0])) if last.bias is None else last.bias
@@ -67,16 +82,18 @@ def replace_branch_with_constant(model: nn.Module, branch: ResidualBranch) -> Ca
         _, value = fuse_conv_bn_weights(last.weight.double(), value, *statistics, norm.eps, scale, shift)
         bias = bias if norm.bias is None else norm.bias
 
+    # modules in place of those of the branch
     new: dict[nn.Module, nn.Module] = {last: Constant(last, bias)}
     if norm is not None:
         new[norm] = nn.Identity()
     for layer in (get_module(model, name) for name in branch.inner_layers):
         new[layer] = Constant(layer, None) if isinstance(layer, CONV | nn.Linear) else nn.Identity()
 
+    # put them in, under every name that a module has
     with ExitStack() as undo:
         undo.callback(setattr, bias, "data", bias.data)
         bias.data = value.to(bias)
-        for name, held in list(model.named_modules(remove_duplicate=False)):  # under every name it has
+        for name, held in list(model.named_modules(remove_duplicate=False)):
             if held in new:
                 parent, _, child = name.rpartition(".")
                 holder = model.get_submodule(parent)

@@ -1,4 +1,4 @@
-"""Surgery: cut closed channels out of every tensor, in place. Objects, classes, names and `forward` stay."""
+"""Cut channels out of every tensor of a network, in place. Objects, classes, names and `forward` stay."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ from gdp.surgery.constant import replace_branch_with_constant
 from gdp.utils import CONV, NORM, named_tensors, under_plain_names
 
 Undo = Callable[[], None]
-Describe = Callable[[Any, int], dict[str, Any]]  # module, groups left -> fields that say how large its tensors are
+SizesOf = Callable[[Any, int], dict[str, Any]]  # module, groups left -> attributes that hold sizes, and their values
 
 
 def keep_entries(tensor: Tensor, keep: dict[int, tuple[int, ...]]) -> Tensor:
-    """The kept entries of a tensor along each dimension, in the memory format it had."""
+    """Return the kept entries of a tensor, in the memory format it had.
+
+    Args:
+        tensor: of any shape.
+        keep: dimension -> indices along it that stay, ascending.
+    """
     out = tensor
     for dim, kept in keep.items():
         out = out.index_select(dim, torch.tensor(kept, device=tensor.device))
@@ -33,20 +38,31 @@ def keep_entries(tensor: Tensor, keep: dict[int, tuple[int, ...]]) -> Tensor:
 
 
 def cut(model: nn.Module, plan: CutPlan, optimizers: Iterable[Optimizer] = ()) -> Undo:
-    """Cut a network by a plan; parameters keep their identity. Return what puts everything back.
+    """Cut a network by a plan, in place; return what puts everything back.
 
-    Optimizer state of the shape of its parameter (momentum, Adam's moments) is cut by the same indices.
+    Parameters keep their identity. Optimizer state of the shape of its parameter (momentum, Adam's moments) is cut by
+    the same indices.
+
+    Args:
+        model: the network.
+        plan: made for this network.
+        optimizers: whose state is cut along.
 
     Raises:
         GDPError: the network is not the one the plan was made for, or an optimizer keeps state of another shape;
             nothing has been changed then.
     """
+    # refuse what can't be done before anything is changed
     tensors = named_tensors(model)
     check_plan_fits(plan, model)
     optimizers = tuple(optimizers)
     check_optimizers({name: tensors[name] for name in plan.keep}, optimizers)
+
+    # read off the groups of convs and norms while the tensors are whole
     kept_of = {id(tensors[name]): keep for name, keep in plan.keep.items()}
-    fields = [(m, *_sizes(m, kept_of)) for m in model.modules()]
+    sized = [(m, *_sizes(m, kept_of)) for m in model.modules()]
+
+    # cut tensors, their gradients and optimizer state, then set the sizes that modules hold, then replace branches
     with ExitStack() as undo:
         for name, keep in plan.keep.items():
             tensor = tensors[name]
@@ -58,20 +74,25 @@ def cut(model: nn.Module, plan: CutPlan, optimizers: Iterable[Optimizer] = ()) -
             grad = tensor.grad if tensor.is_leaf else None
             undo.callback(_replace_data, tensor, tensor.data, grad)
             _replace_data(tensor, keep_entries(tensor.data, keep), None if grad is None else keep_entries(grad, keep))
-        for module, describe, groups in fields:
-            for field, value in describe(module, groups).items():
-                undo.callback(setattr, module, field, getattr(module, field))
-                setattr(module, field, value)
-        for block in plan.blocks:
-            undo.callback(replace_branch_with_constant(model, block))
+        for module, sizes_of, groups in sized:
+            for attribute, value in sizes_of(module, groups).items():
+                undo.callback(setattr, module, attribute, getattr(module, attribute))
+                setattr(module, attribute, value)
+        for branch in plan.blocks:
+            undo.callback(replace_branch_with_constant(model, branch))
         return undo.pop_all().close
 
 
 def _replace_data(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
-    """Give a tensor other data, of another shape maybe.
+    """Give a tensor other data, maybe of another shape, and another gradient.
 
-    A graph that is still alive (a loss that somebody holds) keeps the gradient's shape; autograd makes it anew only if
-    the type changes, so it does, for a moment.
+    While an autograd graph is alive (somebody holds a loss), autograd remembers the shape that the gradient of this
+    tensor must have. It forgets the shape only when the type of the data changes, so the type is changed for a moment.
+
+    Args:
+        tensor: a parameter or buffer.
+        data: its new data.
+        grad: its new gradient, of the shape of `data`; or None.
     """
     tensor.grad = None
     if tensor.is_leaf and tensor.requires_grad:
@@ -81,11 +102,11 @@ def _replace_data(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
 
 
 def check_optimizers(tensors: Mapping[str, Tensor], optimizers: Iterable[Optimizer]) -> None:
-    """Refuse optimizers whose state can't be cut by the indices of the parameter.
+    """Check that the state of optimizers can be cut by the indices of the parameters.
 
     Args:
         tensors: the parameters that are to be cut, by name.
-        optimizers: whose state is looked at.
+        optimizers: whose state is checked; those that hold none of the parameters pass.
 
     Raises:
         GDPError: there is state that is no number and has another shape than its parameter.
@@ -108,7 +129,17 @@ def check_optimizers(tensors: Mapping[str, Tensor], optimizers: Iterable[Optimiz
 
 
 def check_plan_fits(plan: CutPlan, model: nn.Module) -> None:
-    """Refuse a plan that was made for another network. Buffers that are not cut may have changed: tables grow."""
+    """Check that a plan was made for this network, as far as names and shapes tell.
+
+    Buffers that are not cut may have other shapes, since some grow (tables of positions).
+
+    Args:
+        plan: to be checked.
+        model: the network.
+
+    Raises:
+        GDPError: a tensor is missing, or has another shape.
+    """
     parameters = under_plain_names(model.named_parameters())
     shapes = {
         name: tuple(t.shape) for name, t in named_tensors(model).items() if name in parameters or name in plan.keep
@@ -123,48 +154,79 @@ def check_plan_fits(plan: CutPlan, model: nn.Module) -> None:
         )
 
 
-def _sizes(module: nn.Module, kept_of: dict[int, dict[int, tuple[int, ...]]]) -> tuple[Describe, int]:
-    """What describes the module's tensors once they are cut, and how many of its groups are left."""
+def _sizes(module: nn.Module, kept_of: dict[int, dict[int, tuple[int, ...]]]) -> tuple[SizesOf, int]:
+    """Return the function that gives a module's sizes once its tensors are cut, and how many of its groups are left.
+
+    Args:
+        module: any module of the network, not cut yet.
+        kept_of: id of a tensor -> kept indices along each dimension that is cut.
+    """
+    # tensors of the module that are cut
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     for part in getattr(module, "parametrizations", {}).values():
         own += part.parameters()
     cut_along = [(t.shape[0], kept_of[id(t)]) for t in own if id(t) in kept_of]
-    describe = next((d for cls, d in _FIELDS.items() if isinstance(module, cls)), None)
-    if describe is None or not cut_along:
+    sizes_of = next((function for cls, function in _SIZES.items() if isinstance(module, cls)), None)
+    if sizes_of is None or not cut_along:
         return lambda module, groups: {}, 1
+
+    # a group is left if any of its rows is
     groups: int = getattr(module, "num_groups" if isinstance(module, nn.GroupNorm) else "groups", 1)
     rows, kept = next(((size, keep[0]) for size, keep in cut_along if 0 in keep and size % groups == 0), (groups, ()))
-    return describe, len({i * groups // rows for i in kept}) if kept else groups
+    return sizes_of, len({i * groups // rows for i in kept}) if kept else groups
 
 
 def _weight_shape(module: Any) -> torch.Size:
-    """Of the weight as forward uses it; torch.nn.utils.weight_norm computes it anew before every forward."""
+    """Return the shape of a layer's weight after the cut.
+
+    torch.nn.utils.weight_norm keeps the weight as `weight_v`, and computes `weight` before every forward only.
+
+    Args:
+        module: a conv or linear.
+    """
     own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
     name = next((name for name in ("weight", "weight_v") if name in own), None)
     weight: Tensor = module.weight if name is None else own[name]
     return weight.shape
 
 
-def _conv_fields(module: Any, groups: int) -> dict[str, Any]:
+def _conv_sizes(module: Any, groups: int) -> dict[str, Any]:
+    """Return the sizes of a conv after the cut.
+
+    Args:
+        module: the conv.
+        groups: that are left.
+    """
     rows, cols = _weight_shape(module)[:2]
     made, read = (cols * groups, rows) if module.transposed else (rows, cols * groups)
     return {"in_channels": read, "out_channels": made, "groups": groups}
 
 
-def _linear_fields(module: Any, _: int) -> dict[str, Any]:
+def _linear_sizes(module: Any, _: int) -> dict[str, Any]:
+    """Return the sizes of a linear after the cut.
+
+    Args:
+        module: the linear.
+    """
     rows, cols = _weight_shape(module)
     return {"in_features": cols, "out_features": rows}
 
 
-def _norm_fields(module: Any, _: int) -> dict[str, Any]:
+def _norm_sizes(module: Any, _: int) -> dict[str, Any]:
+    """Return the size of a batch or instance norm after the cut.
+
+    Args:
+        module: the norm.
+    """
     tensor = next(t for t in (module.weight, module.running_mean) if t is not None)
     return {"num_features": tensor.shape[0]}
 
 
-_FIELDS: dict[type, Describe] = {
-    CONV: _conv_fields,
-    nn.Linear: _linear_fields,
-    NORM: _norm_fields,
+# type of a layer -> its sizes after the cut
+_SIZES: dict[type, SizesOf] = {
+    CONV: _conv_sizes,
+    nn.Linear: _linear_sizes,
+    NORM: _norm_sizes,
     nn.GroupNorm: lambda module, groups: {"num_groups": groups, "num_channels": module.weight.shape[0]},
     nn.PReLU: lambda module, _: {"num_parameters": module.weight.shape[0]},
 }
