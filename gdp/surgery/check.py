@@ -1,4 +1,4 @@
-"""Preflight: does cutting work on this network? Groups that its own `forward` can't follow are left alone."""
+"""Check before training that a network can be cut: groups whose cut its own `forward` can't follow are frozen."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from gdp.utils import count_flops, count_parameters, under_plain_names
 
 
 def check(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = (), blocks: bool = False) -> Report:
-    """Cut every group of a network on trial, put everything back, and say what can go and what must stay, and why.
+    """Cut every group of a network in a dry run, put everything back, and report what can be cut and what can't.
 
     This is what `GDPCallback` does before the first training step. The report is that of the smallest network: one
-    channel left in every group. `report.remaining` is the lowest `target_flops`.
+    channel left in every group. `report.remaining` is the lowest `target_flops` (fraction of the FLOPs).
 
     Args:
         model: any `nn.Module` that torch.export can follow; it is left as it was, mode and RNG included.
         example_inputs: one tensor or a tuple of inputs, as `forward` takes them.
         ignore: layers whose inputs and outputs keep their sizes: module names, globs over them, or module types.
-        blocks: whole residual branches may go, too.
+        blocks: whole residual branches may be removed, too.
 
     Raises:
         GDPError: the network can't be exported or counted, or a pattern of `ignore` matches no module.
@@ -50,23 +50,35 @@ def check(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = 
         max_abs=smallest.difference.absolute if smallest else 0.0,
         max_rel=smallest.difference.relative if smallest else 0.0,
         plan=smallest.plan if smallest else CutPlan(graph.shapes, {}),
-        blocks=tuple(block.name for block in graph.blocks),
+        blocks=tuple(branch.name for branch in graph.blocks),
         dry_run=True,
     )
 
 
 def freeze_uncuttable_groups(model: nn.Module, graph: ChannelGraph) -> ChannelGraph:
-    """Cut every group on trial, compare, and put everything back; return the graph without guilty groups.
+    """Cut every group in a dry run, put everything back, and return the graph with the failing groups frozen.
 
-    A literal size in `forward` (`x.view(b, 64, -1)`) can't be seen in the trace, but it fails here, before the first
-    training step. Guilty groups are found by bisection and frozen with the error as the reason. FLOPs that fvcore
-    counts in operators unknown to gdp are part of the returned graph's.
+    A size that is written in `forward` (`x.view(b, 64, -1)`) can't be seen in the trace, but it fails here, before the
+    first training step. Failing groups are found by bisection, and frozen with the error as the reason. FLOPs that
+    fvcore counts in operators unknown to gdp are part of the returned graph's.
+
+    Args:
+        model: the network; it is left as it was.
+        graph: its channel groups.
     """
     return _dry_run_all(model, graph)[0]
 
 
 def _dry_run_all(model: nn.Module, graph: ChannelGraph) -> tuple[ChannelGraph, DryRun | None]:
-    """`preflight`, and the smallest network that worked; None if no group is left."""
+    """Freeze uncuttable groups, and make a dry run of the smallest network that works.
+
+    Args:
+        model: the network.
+        graph: its channel groups.
+
+    Returns:
+        The graph that is left, and the dry run; None if no group is left.
+    """
     while graph.groups:
         names = [g.name for g in graph.groups]
         plain = graph.with_blocks(())
@@ -81,59 +93,95 @@ def _dry_run_all(model: nn.Module, graph: ChannelGraph) -> tuple[ChannelGraph, D
 
 
 def _keep_removable_branches(model: nn.Module, graph: ChannelGraph) -> tuple[ChannelGraph, DryRun]:
-    """Try the network without all of its blocks, and, if that fails, each by itself; two forward passes each."""
+    """Return the graph with those residual branches alone that can be removed, and the dry run without them.
 
-    def tried(blocks: tuple[ResidualBranch, ...]) -> DryRun | DryRunFailure:
-        return dry_run(model, partial(cut_branches_and_compare, model, graph.with_blocks(blocks)))
+    All are tried at once, and, if that fails, each by itself. A dry run takes two forward passes.
 
-    outcome = tried(graph.blocks)
+    Args:
+        model: the network.
+        graph: its channel groups, which can be cut, and residual branches.
+    """
+
+    def dry_run_without(branches: tuple[ResidualBranch, ...]) -> DryRun | DryRunFailure:
+        """Remove these branches, and cut all other groups to one channel."""
+        return dry_run(model, partial(cut_branches_and_compare, model, graph.with_blocks(branches)))
+
+    # all at once
+    outcome = dry_run_without(graph.blocks)
     if isinstance(outcome, DryRun):
         return graph, outcome
-    alone = {block: tried((block,)) for block in graph.blocks}
+
+    # each by itself
+    alone = {branch: dry_run_without((branch,)) for branch in graph.blocks}
     refused = tuple(
-        Frozen(block.name, 0, f"can't go as a whole: {failure.reason}")
-        for block, failure in alone.items()
+        Frozen(branch.name, 0, f"can't go as a whole: {failure.reason}")
+        for branch, failure in alone.items()
         if isinstance(failure, DryRunFailure)
     )
-    graph = graph.with_blocks(tuple(block for block, found in alone.items() if isinstance(found, DryRun)))
-    outcome = tried(graph.blocks)
-    if isinstance(outcome, DryRunFailure):  # only together
+
+    # those that work together; else none
+    graph = graph.with_blocks(tuple(branch for branch, found in alone.items() if isinstance(found, DryRun)))
+    outcome = dry_run_without(graph.blocks)
+    if isinstance(outcome, DryRunFailure):
         graph = graph.with_blocks(())
-        outcome = tried(())
-    assert isinstance(outcome, DryRun)  # one channel left everywhere has been tried before
+        outcome = dry_run_without(())
+    assert isinstance(outcome, DryRun)  # this cut has worked in the dry run before
     return replace(graph, frozen=graph.frozen + refused), outcome
 
 
 def _bisect_failing_groups(
     model: nn.Module, graph: ChannelGraph, names: list[str], failure: DryRunFailure
 ) -> dict[str, str]:
-    """The groups of a failing trial on which it fails already, with the reason."""
+    """Return the groups on which a dry run fails, with the reason, by trying parts of them.
+
+    Args:
+        model: the network.
+        graph: its channel groups.
+        names: of the groups on which the dry run has failed.
+        failure: of that dry run.
+    """
     if len(names) == 1:
         return {names[0]: f"forward can't follow a cut: {_explain(failure, graph[names[0]].lines)}"}
+
+    # groups on whose line of source the error was raised are tried apart from the rest; else each half
     found: dict[str, str] = {}
     suspects = [n for n in names if failure.line and failure.line in graph[n].lines]
     halves = (names[: len(names) // 2], names[len(names) // 2 :])
-    for half in (suspects, [n for n in names if n not in suspects]) if 0 < len(suspects) < len(names) else halves:
-        outcome = dry_run(model, partial(cut_and_compare, model, graph, half))
+    for part in (suspects, [n for n in names if n not in suspects]) if 0 < len(suspects) < len(names) else halves:
+        outcome = dry_run(model, partial(cut_and_compare, model, graph, part))
         if isinstance(outcome, DryRunFailure):
-            found |= _bisect_failing_groups(model, graph, half, outcome)
+            found |= _bisect_failing_groups(model, graph, part, outcome)
+
+    # where no part fails by itself, all are to blame
     together = f"forward can't follow a cut of these groups together: {_explain(failure, ())}"
     return found or dict.fromkeys(names, together)
 
 
 def _explain(failure: DryRunFailure, lines: tuple[str, ...]) -> str:
-    """The reason with the lines of source where a size is written, as torch.export and the error know them."""
+    """Return the reason with the line that raised the error, and at most two lines where a size may be written.
+
+    Args:
+        failure: of a dry run.
+        lines: of the user's source that hold a number of channels, as the trace has found them.
+    """
     where = f", raised at {failure.line}" if failure.line else ""
     written = [line for line in lines if line != failure.line]
     return failure.reason + where + (f"; a size may be written at {' or at '.join(written[:2])}" if written else "")
 
 
 def freeze_untrained_readers(network: nn.Module, graph: ChannelGraph) -> ChannelGraph:
-    """Leave groups alone whose readers are not trained: without gradients nothing is known about their channels."""
-    still = {name for name, p in under_plain_names(network.named_parameters()).items() if not p.requires_grad}
+    """Return the graph with those groups frozen whose readers are not trained.
+
+    Without gradients of the readers nothing is known about the importance of their channels.
+
+    Args:
+        network: whose parameters say by `requires_grad` whether they are trained.
+        graph: its channel groups.
+    """
+    untrained = {name for name, p in under_plain_names(network.named_parameters()).items() if not p.requires_grad}
     for group in graph.groups:
         for axis in group.reads:
-            if axis.tensor in still:
+            if axis.tensor in untrained:
                 graph = graph.freeze([group.name], f"{axis.tensor}, which reads it, is not trained")
                 break
     return graph

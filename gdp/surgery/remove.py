@@ -1,4 +1,4 @@
-"""remove(): fold what is open, cut what is closed, compare, and put everything back if it is not exact."""
+"""Remove closed channels for good: fold open gates, cut, verify, and put everything back if it is not exact."""
 
 from __future__ import annotations
 
@@ -42,6 +42,12 @@ def fold(gates: Gates) -> Undo:
 
 
 def _fold_and_cut(gates: Gates, optimizers: Iterable[Optimizer]) -> Undo:
+    """Fold the gates, and cut all closed channels out of the network and its copies; return what undoes it.
+
+    Args:
+        gates: of the network.
+        optimizers: whose state is cut along.
+    """
     plan = plan_for(gates, gates.gate_param.cpu() == 0)
     with ExitStack() as undo:
         undo.callback(fold(gates))
@@ -50,14 +56,19 @@ def _fold_and_cut(gates: Gates, optimizers: Iterable[Optimizer]) -> Undo:
 
 
 def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iterable[Optimizer] = ()) -> Report:
-    """Fold the open gates into the convs behind them, cut the closed channels, in place, and return the record.
+    """Fold the open gates into the convs behind them, cut the closed channels, in place, and return the report.
 
-    Afterwards the network is plain: the user's modules with smaller tensors. Parameters keep their identity, and state
-    of `optimizers` is cut along.
+    Afterwards the network is plain: the user's modules with smaller tensors. Parameters keep their identity.
+
+    Args:
+        model: the network that holds the gates.
+        graph: its channel groups.
+        gates: of `insert_gates(model, graph)`.
+        optimizers: whose state is cut along.
 
     Raises:
-        GDPError: the cut network differs from the gated one by more than rounding, or does not run. Network, gates
-            and optimizers are then as they were.
+        GDPError: the gates are not those of this network and graph, or the cut network differs from the gated one by
+            more than rounding, or does not run. Network, gates and optimizers are then as they were.
 
     >>> import gdp, torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -68,22 +79,17 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
     >>> net[2].in_channels, report.flops_after == report.flops_predicted
     (5, True)
     """
-    if gates.model is not model or [g.name for g in gates.graph.groups] != [g.name for g in graph.groups]:
-        raise GDPError(
-            "These gates belong to another network or graph; pass those that insert_gates(model, graph) gave."
-        )
-    if not gates.inserted:
-        raise GDPError(
-            f"The gates are no longer in this {type(model).__name__}: it was cut already, or they were withdrawn."
-        )
+    _check_gates_belong(model, graph, gates)
+
+    # what is to be expected
     plan, opened = CutPlan.of(graph, gates.closed), gates.open_counts
-    present = graph.flops.sizes - torch.bincount(gates.group_of[gates.removed], minlength=len(graph.groups))
-    beyond = count_flops(model, graph.inputs) - graph.flops.count(present)  # counted in operators unknown to gdp
-    graph = graph.with_dense_flops(graph.flops.dense + beyond)
+    graph = _with_unknown_flops(model, graph, gates)
     predicted = graph.flops.count(opened)
     params_before = sum(
         math.prod(graph.shapes.get(name, p.shape)) for name, p in under_plain_names(model.named_parameters()).items()
     )
+
+    # cut, verify, count
     difference, undo = change_and_verify(model, graph.inputs, partial(_fold_and_cut, gates), optimizers)
     try:
         flops_after = count_flops(model, graph.inputs)
@@ -96,6 +102,8 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
             f"{type(model).__name__} is counted in a way gdp does not know. The removal itself is exact.",
             stacklevel=2,
         )
+
+    # report, cuts that were made during training included
     difference, earlier = difference.maximum(gates.difference), report_of(model)
     report = Report(
         flops_before=graph.flops.dense,
@@ -107,9 +115,43 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
         frozen=graph.frozen,
         max_abs=difference.absolute,
         max_rel=difference.relative,
-        blocks=tuple(block.name for block in plan.blocks),
+        blocks=tuple(branch.name for branch in plan.blocks),
         history=gates.history,
         plan=plan if earlier is None else plan.compose(earlier.plan),
     )
     register_report(model, report)
     return report
+
+
+def _with_unknown_flops(model: nn.Module, graph: ChannelGraph, gates: Gates) -> ChannelGraph:
+    """Return the graph with the FLOPs that fvcore counts in operators unknown to gdp, which are a constant.
+
+    Args:
+        model: the network.
+        graph: its channel groups.
+        gates: of the network; they know which channels have been cut already.
+    """
+    present = graph.flops.sizes - torch.bincount(gates.group_of[gates.removed], minlength=len(graph.groups))
+    beyond = count_flops(model, graph.inputs) - graph.flops.count(present)
+    return graph.with_dense_flops(graph.flops.dense + beyond)
+
+
+def _check_gates_belong(model: nn.Module, graph: ChannelGraph, gates: Gates) -> None:
+    """Check that the gates are those of this network and graph, and still in it.
+
+    Args:
+        model: the network.
+        graph: its channel groups.
+        gates: to be checked.
+
+    Raises:
+        GDPError: they are not.
+    """
+    if gates.model is not model or [g.name for g in gates.graph.groups] != [g.name for g in graph.groups]:
+        raise GDPError(
+            "These gates belong to another network or graph; pass those that insert_gates(model, graph) gave."
+        )
+    if not gates.inserted:
+        raise GDPError(
+            f"The gates are no longer in this {type(model).__name__}: it was cut already, or they were withdrawn."
+        )

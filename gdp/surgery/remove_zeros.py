@@ -1,4 +1,4 @@
-"""remove_zeros(): cut channels that nothing reads, wherever the zeros come from."""
+"""Cut channels that are read by zeros only, wherever the zeros come from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def remove_zeros(
     its shapes, and closed channels are read by zeros. Where a group has nothing but zeros, one channel stays.
 
     Args:
-        model, example_inputs, ignore, blocks: as `check` takes them.
+        model: any `nn.Module` that torch.export can follow.
+        example_inputs: one tensor or a tuple of inputs, as `forward` takes them.
+        ignore: layers whose inputs and outputs keep their sizes: module names, globs over them, or module types.
+        blocks: whole residual branches may be removed, too.
 
     Raises:
         GDPError: the network can't be exported or counted, or the cut is not exact; it is left as it was.
@@ -39,17 +42,20 @@ def remove_zeros(
     gates = insert_gates(model, graph)
     with ExitStack() as undo:
         undo.callback(gates.withdraw)
+        # channels that a weight other than zero reads; the last entry stands for inputs that belong to no group
         read = torch.zeros(len(gates.gate_param) + 1, dtype=torch.bool)
         for reader in gates.readers:
             other = [dim for dim in range(reader.weight.dim()) if dim != reader.dim]
             used = reader.weight.detach().ne(0).sum(other).bool().cpu() if other else reader.weight.detach().ne(0).cpu()
             read[reader.index[used]] = True
-        silent = {group.name: ~read[gates.spans[group.name]] for group in graph.groups}
-        whole = {name for block in graph.blocks for name in block.groups}
-        for name, channels in silent.items():
-            if bool(channels.all()) and name not in whole:
+
+        # close all others, but one where a group would lose its last channel and is in no branch that can be removed
+        unread = {group.name: ~read[gates.spans[group.name]] for group in graph.groups}
+        removable = {name for branch in graph.blocks for name in branch.groups}
+        for name, channels in unread.items():
+            if bool(channels.all()) and name not in removable:
                 channels[0] = False
-        gates.close_all(silent)
+        gates.close_all(unread)
         report = remove(model, graph, gates)
         undo.pop_all()
         return report
