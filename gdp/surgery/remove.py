@@ -33,7 +33,7 @@ def fold(gates: Gates) -> Undo:
         undo.callback(gates.restore)  # after the weights
         for reader in gates.readers_and_copies:
             weight = reader.weight
-            if (id(weight), reader.dim) not in folded:  # tied weights are folded once
+            if (id(weight), reader.dim) not in folded:  # a weight that layers share is folded once
                 folded.add((id(weight), reader.dim))
                 undo.callback(setattr, weight, "data", weight.data)
                 weight.data = weight.data * reader.gate.to(weight.dtype)
@@ -89,19 +89,9 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
         math.prod(graph.shapes.get(name, p.shape)) for name, p in under_plain_names(model.named_parameters()).items()
     )
 
-    # cut, verify, count
+    # cut, verify, and count
     difference, undo = change_and_verify(model, graph.inputs, partial(_fold_and_cut, gates), optimizers)
-    try:
-        flops_after = count_flops(model, graph.inputs)
-    except GDPError:
-        undo()
-        raise
-    if flops_after != predicted:
-        warnings.warn(
-            f"fvcore counts {flops_after:,} FLOPs where gdp predicted {predicted:,}: an operator of "
-            f"{type(model).__name__} is counted in a way gdp does not know. The removal itself is exact.",
-            stacklevel=2,
-        )
+    flops_after = _count_after_cut(model, graph, predicted, undo)
 
     # report, cuts that were made during training included
     difference, earlier = difference.maximum(gates.difference), report_of(model)
@@ -134,6 +124,32 @@ def _with_unknown_flops(model: nn.Module, graph: ChannelGraph, gates: Gates) -> 
     present = graph.flops.sizes - torch.bincount(gates.group_of[gates.removed], minlength=len(graph.groups))
     beyond = count_flops(model, graph.inputs) - graph.flops.count(present)
     return graph.with_dense_flops(graph.flops.dense + beyond)
+
+
+def _count_after_cut(model: nn.Module, graph: ChannelGraph, predicted: int, undo: Undo) -> int:
+    """Return the FLOPs of the cut network as fvcore counts them, and warn if they are not as predicted.
+
+    Args:
+        model: the network.
+        graph: with the example input.
+        predicted: FLOPs that the graph gives for the open channels.
+        undo: undoes the cut; called if the FLOPs can't be counted.
+
+    Raises:
+        GDPError: the FLOPs can't be counted.
+    """
+    try:
+        flops = count_flops(model, graph.inputs)
+    except GDPError:
+        undo()
+        raise
+    if flops != predicted:
+        warnings.warn(
+            f"fvcore counts {flops:,} FLOPs where gdp predicted {predicted:,}: an operator of "
+            f"{type(model).__name__} is counted in a way gdp does not know. The removal itself is exact.",
+            stacklevel=3,
+        )
+    return flops
 
 
 def _check_gates_belong(model: nn.Module, graph: ChannelGraph, gates: Gates) -> None:

@@ -257,6 +257,7 @@ def _flop_model(terms: list[FlopTerm], group_of: Tensor, sizes: Tensor) -> FlopM
         group_of: group of every id, shape (ids,); -1 for ids that are in no group.
         sizes: channels per group, shape (groups,).
     """
+    # axes, and how the groups lie on them
     offsets: list[int] = [1]  # axis 0 is the constant 1
     links: list[tuple[int, int, int]] = []  # axis, group, entries of the axis per channel of the group
     group_sizes = sizes.tolist()
@@ -272,12 +273,14 @@ def _flop_model(terms: list[FlopTerm], group_of: Tensor, sizes: Tensor) -> FlopM
         offsets.append(int((owner < 0).sum()))
         return len(offsets) - 1
 
+    # two axes per term
     rows, cols = [axis_of(t.rows) for t in terms], [axis_of(t.cols) for t in terms]
 
     def column(values: Iterable[int]) -> Tensor:
         """Return integers as a tensor, shape (values,)."""
         return torch.tensor(list(values), dtype=torch.long)
 
+    # everything as tensors; no term depends on a residual branch yet
     axis, group, mult = (column(c) for c in zip(*links, strict=True)) if links else (column([]),) * 3
     switch = torch.full((len(terms),), -1)
     modules = tuple(t.module for t in terms)

@@ -28,6 +28,7 @@ def move_data(call: OpCall) -> Any:
 
     # anything else is an activation
     def full(leaf: Any) -> Any:
+        """Return the channel id of every element of an activation or parameter; other arguments as they are."""
         leaf = call.state.as_activation(leaf) if isinstance(leaf, ParamRef) else leaf
         return leaf.full() if isinstance(leaf, Labels) else leaf
 
