@@ -43,6 +43,7 @@ def trace(
     Raises:
         GDPError: the network can't be exported, or a pattern of `ignore` matches no module.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> graph = trace(net, torch.zeros(1, 3, 8, 8))
     >>> [(g.name, g.size, g.readers) for g in graph.groups]

@@ -3,8 +3,8 @@
 Every rule is a function of one argument, `call`: an `OpCall`, which holds the arguments of the operator by name and the
 state of the pass. It returns what the operator returns, with `Labels` (or `ParamRef`, for a parameter that is only
 moved) in place of tensors, and notes in the state which channel ids the operator joins, freezes or carries in
-parameters, and its FLOPs as fvcore counts them. This is why the docstrings of rules have no `Args:`; where they do not
-speak of FLOPs, fvcore counts none.
+parameters, and its FLOPs as fvcore counts them. This is why the docstrings of rules have no `Args:`; rules whose
+docstrings do not speak of FLOPs add none.
 """
 
 from __future__ import annotations
