@@ -74,6 +74,7 @@ def dry_run(model: nn.Module, attempt: Callable[[], Outcome]) -> DryRun | DryRun
     Raises:
         GDPError: gdp itself refuses the network, which is no failure of the cut.
     """
+    # in the network's own type, then in float64
     with constants_randomized(model):
         outcome, exact, tolerable = _errors_as_failures(attempt)
         if exact or isinstance(outcome, DryRunFailure):
@@ -86,6 +87,8 @@ def dry_run(model: nn.Module, attempt: Callable[[], Outcome]) -> DryRun | DryRun
         else:
             if isinstance(precise, DryRun):  # else forward insists on its own type
                 outcome, tolerable = precise, exact
+
+    # a difference that float64 could not decide on is let pass if it is tolerable
     if exact or tolerable:
         return outcome
     return DryRunFailure(

@@ -20,9 +20,11 @@ def elementwise(call: OpCall) -> Any:
     """
     activations = [o for o in call.operands() if isinstance(o, Labels)]
     weights = [o for o in call.operands() if isinstance(o, ParamRef)]
+
     # a parameter whose values alone change can still be cut, but no longer be gated
     if not activations and len(weights) == 1 and call.shape == weights[0].shape:
         return call.result(ParamRef(weights[0].name, weights[0].shape, weights[0].coords, exact=False))
+
     # parameters that meet each other but no activation are treated as activations
     if not activations:
         activations, weights = [call.state.as_activation(w) for w in weights], []
@@ -43,6 +45,7 @@ def _merge(call: OpCall, activations: list[Labels]) -> Labels:
     ndim = len(call.shape)
     ids = [_pad_dims(a.ids, ndim) for a in activations]
     sizes = [(1,) * (ndim - len(a.shape)) + a.shape for a in activations]
+
     # leave out, and freeze, operands with one channel where others have many
     varies = [any(i.shape[d] > 1 for i in ids) for d in range(ndim)]
     kept: list[Tensor] = []
@@ -53,6 +56,7 @@ def _merge(call: OpCall, activations: list[Labels]) -> Labels:
             kept.append(operand)
     if not kept:
         return Labels.frozen(call.shape)
+
     # join the others, element by element
     kept = list(torch.broadcast_tensors(*kept))
     for other in kept[1:]:

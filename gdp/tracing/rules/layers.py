@@ -197,6 +197,7 @@ def layer_norm(call: OpCall) -> Any:
     """
     source = call.labels()
     per_element = 5 if call["weight"] is not None else 4
+
     # channels along one dimension outside of the statistics pass
     normed = range(len(source.shape) - len(call["normalized_shape"]), len(source.shape))
     beside = [d for d in range(len(source.shape)) if source.varies(d)]
@@ -204,6 +205,7 @@ def layer_norm(call: OpCall) -> Any:
         dim = beside[0]
         call.add_flops(per_element * prod(source.shape) // source.shape[dim], call.ids_along(source, dim))
         return call.result(source)
+
     # all others stay
     call.add_flops(per_element * prod(source.shape))
     return call.freeze_all(f"{call.location} mixes channels") if beside else call.result(source)

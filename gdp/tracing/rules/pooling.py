@@ -17,11 +17,13 @@ def pool(call: OpCall) -> Any:
     upsampling in 2d, four per output element of bilinear upsampling, none for the others.
     """
     source = call.labels()
+
     # freeze channels that lie along spatial dimensions
     spatial = next(int(c) for c in call.op if c in "123")
     tail = range(len(source.shape) - spatial, len(source.shape))
     if any(source.varies(d) for d in tail):
         return call.freeze_all(f"{call.location} mixes channels")
+
     # the elements that fvcore counts, and the FLOPs of each
     scale = {"adaptive_avg_pool2d": source.shape, "upsample_nearest2d": call.shape}.get(call.op)
     scale, factor = (call.shape, 4) if call.op == "upsample_bilinear2d" else (scale, 1)
@@ -40,6 +42,7 @@ def reduce(call: OpCall) -> Any:
         return elementwise(call)
     source = call.labels()
     ndim = len(source.shape)
+
     # freeze channels that are summed up
     dim = call.args.get("dim")
     dims = [d % ndim for d in ([dim] if isinstance(dim, int) else dim or range(ndim))]

@@ -47,6 +47,7 @@ def concat(call: OpCall) -> Any:
     parts = [call.state.as_activation(v) if isinstance(v, ParamRef) else v for v in tensors]
     ndim = len(call.shape) - (call.op == "stack")
     dim = call.args["dim"] % len(call.shape) if call.op != "stack" else None
+
     # channels along another dimension are joined, unless there are others along `dim` as well
     if any(part.varies(d) for part in parts for d in range(ndim) if d != dim):
         if dim is not None and any(part.varies(dim) for part in parts):
@@ -111,9 +112,11 @@ def reshape(call: OpCall) -> Any:
     source = call["input"]
     if not isinstance(source, Labels):
         return move_data(call)
+
     # the ids as the view arranges them
     full = source.full().reshape(call.shape)
     ids = Labels.of(full).ids
+
     # join where channels run along several dimensions of the result that come from the same ones of the input
     for dims_in, dims_out in _matching_dims(source.shape, call.shape):
         before = [d for d in dims_in if source.varies(d)]
@@ -153,6 +156,7 @@ def pad(call: OpCall) -> Any:
     source = call["input"]
     if not isinstance(source, Labels):
         return call.freeze_all(f"{call.location} pads a weight")
+
     # amounts come in pairs, from the last dimension on
     amounts = list(call.args["pad" if "pad" in call.args else "padding"])
     ids, ndim = source.ids, len(source.shape)
