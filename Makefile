@@ -28,7 +28,7 @@ compatibility: setup
 	$(RUN) -m pytest -m feature --collect-only --compatibility=docs/compatibility.md
 
 fuzz: setup
-	RANDOM_NETS=$(N) $(RUN) -m pytest tests/test_random_nets.py -s -p no:logging $(ARGS)
+	RANDOM_NETS=$(N) $(RUN) -m pytest tests/integration/test_random_networks.py -s -p no:logging $(ARGS)
 
 # style, docstrings and private names; formatting; types
 lint: setup

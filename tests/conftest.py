@@ -1,8 +1,8 @@
 from pathlib import Path
 
-import features
 import pytest
 import torch
+from helpers import features
 
 import gdp
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-DOCUMENT = Path(__file__).parent.parent / "docs/compatibility.md"
+DOCUMENT = ROOT / "docs/compatibility.md"
 AREAS = (
     "Precision",
     "Training loop",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 
 def conv(i: int, o: int, k: int = 3, **kw) -> nn.Sequential:
@@ -775,3 +776,16 @@ def randomize(net: nn.Module, seed: int = 0) -> nn.Module:
             module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=random))
             module.running_var.copy_(torch.rand(module.running_var.shape, generator=random) + 0.5)
     return net
+
+
+class Blocks(nn.Module):
+    """Torchvision's own blocks, with and without projection, on a stem of 8 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        down = nn.Sequential(nn.Conv2d(8, 16, 1, 2), nn.BatchNorm2d(16))
+        self.stem, self.a, self.b = conv(3, 8), BasicBlock(8, 8), BasicBlock(8, 16, 2, down)
+        self.c, self.head = Bottleneck(16, 4), nn.Conv2d(16, 5, 1)
+
+    def forward(self, x):
+        return self.head(self.c(self.b(self.a(self.stem(x)))))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from helpers.random_pieces import ACTS, AROUND, LEAVES, Block, Piece, chain
 from hypothesis import strategies as st
-from pieces import ACTS, AROUND, LEAVES, Block, Piece, chain
 from torch import Tensor, nn
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,9 +10,12 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from nets import conv
+from helpers.networks import conv
+from helpers.paths import ENVIRONMENT, TESTS
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torchvision.models.resnet import BasicBlock
 
 
 def images(n: int = 64) -> TensorDataset:
@@ -119,10 +121,48 @@ def trainer(*callbacks, epochs: int = 8, **kw) -> pl.Trainer:
 
 
 def two_processes(script: str, folder: Path, written: Sequence[str] = ("rank0.json", "rank1.json")) -> list[dict]:
-    """Run a script of this folder, which starts a second process by itself; what the two of them have written."""
-    here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": f"{here}:{here.parent}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(here / script), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    """Run a script, which starts a second process by itself, and return what the two of them have written."""
+    command = [sys.executable, str(TESTS / "scripts" / script), str(folder)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / name).read_text()) for name in written]
+
+
+class Stream(IterableDataset):
+    """Batches without end, and without a length."""
+
+    def __iter__(self):
+        x, y = images(16).tensors
+        while True:
+            yield x, y
+
+
+X = torch.randn(6, 3, 12, 12)
+
+
+def outputs(lit, x=X):
+    with torch.no_grad():
+        return lit.eval()(x.to(next(lit.parameters()).dtype))
+
+
+class Data(pl.LightningDataModule):
+    def train_dataloader(self):
+        return loader(batch_size=16, shuffle=True)
+
+
+class LitWithBlocks(Lit):
+    def __init__(self) -> None:
+        super().__init__()
+        blocks = [BasicBlock(8, 8) for _ in range(3)]
+        self.net = nn.Sequential(conv(3, 8), *blocks, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4))
+
+
+class LitWithAverage(Lit):
+    """Two networks, one of them pruned, and an average of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other, self.mean = small_net(4), AveragedModel(self.net)
+
+    def on_train_batch_end(self, *_):
+        self.mean.update_parameters(self.net)

@@ -3,9 +3,9 @@ import copy
 import pytest
 import pytorch_lightning as pl
 import torch
-from features import refused
-from lit import Direct, Late, Lit, Nested, images, loader, small_net, trainer
-from nets import Literal
+from helpers.features import refused
+from helpers.networks import Literal
+from helpers.training import Direct, Late, Lit, Nested, images, loader, small_net, trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
@@ -55,7 +55,7 @@ def test_the_whole_path():
     assert list(lit.state_dict()) == keys and "configure_model" not in lit.__dict__
     assert {type(m).__module__.split(".")[0] for m in lit.modules()} == {"torch", "lit"}
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lit.modules()) and pruning.pruner is None
-    # gates glide, some to exact zero by the end of the window, the others stay above one half, and then all rest
+    # gates close, some to exact zero by the end of the window, the others stay above one half, and then all rest
     steps, end = len(watch.values), round(0.6 * len(watch.values))
     settled = watch.values[end]
     assert ((settled == 0) | (settled > 0.5)).all() and 0 < (settled == 0).sum() < len(settled)
@@ -357,7 +357,7 @@ def test_no_example_says_what_to_set():
 
 
 def test_schedules_are_checked():
-    for wrong in ({"start": 0.6, "end": 0.5}, {"end": 1.2}, {"glide": 0}, {"eps": (1e-4, 0.1)}, {"memory": 1.0}):
+    for wrong in ({"start": 0.6, "end": 0.5}, {"end": 1.2}, {"closing": 0}, {"eps": (1e-4, 0.1)}, {"memory": 1.0}):
         with pytest.raises(gdp.GDPError, match="Expected"):
             gdp.Polar(**wrong)
 

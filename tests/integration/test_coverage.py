@@ -1,11 +1,6 @@
 """A third of what `make coverage` runs: every family, its small members, at full size."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1]))
 
 from benchmarks.coverage_measure import controlled, counted, exact, measure
 

@@ -1,18 +1,16 @@
 """Processes that are killed while they train: what is resumed from the last checkpoint ends as if nothing had been."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from features import works
+from helpers.features import works
+from helpers.paths import ENVIRONMENT, TESTS
 
-HERE = Path(__file__).parent
-COMMAND = [sys.executable, str(HERE / "crash_script.py")]
-ENVIRONMENT = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
+COMMAND = [sys.executable, str(TESTS / "scripts" / "crash_script.py")]
 KILLED = -9
 AREA = "Checkpoints and resume"
 

@@ -5,8 +5,10 @@ import copy
 import pytest
 import pytorch_lightning as pl
 import torch
-from features import refused, works
-from lit import Lit, images, loader, small_net, trainer, two_processes
+from helpers.cuts import assert_same, fit
+from helpers.features import refused, works
+from helpers.recorders import Sizes
+from helpers.training import Lit, images, loader, small_net, two_processes
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -16,34 +18,6 @@ import gdp
 from gdp import GDPCallback
 
 WAYS = ["end", "epoch", 3]
-
-
-class Sizes(Callback):
-    """Parameters of the network after every step, and which objects they are."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-
-    def on_train_batch_start(self, trainer, pl_module, *_):
-        self.objects = self.objects if self.sizes else [id(p) for p in pl_module.parameters()]
-        self.sizes.append(sum(p.numel() for p in pl_module.parameters()))
-
-
-def fit(way, *callbacks, make=Lit, epochs=10, resume=None, turn=1, target=0.4, module=None, data=None, **kw):
-    pl.seed_everything(0)
-    lit, pruning, sizes = make(), GDPCallback(target, module=module, shrink=way), Sizes()
-    run = trainer(*[pruning, *callbacks][::turn], sizes, epochs=epochs, **({"precision": "64-true"} | kw))
-    run.fit(lit, data or loader(), loader(), ckpt_path=resume)
-    return lit, pruning.report, sizes, run
-
-
-def assert_same(one, other, **tolerance) -> None:
-    assert one[1].plan == other[1].plan and one[1].flops_after == other[1].flops_after
-    assert (one[1].flops_before, one[1].params_before) == (other[1].flops_before, other[1].params_before)
-    states = [result[0].state_dict() for result in (one, other)]
-    assert states[0].keys() == states[1].keys()
-    for name, value in states[0].items():
-        torch.testing.assert_close(states[1][name], value, **(tolerance or {"rtol": 1e-9, "atol": 1e-12}))
 
 
 def test_the_network_shrinks_on_the_way_and_ends_the_same():

@@ -6,12 +6,13 @@ import sys
 
 import pytest
 import torch
-from features import refused, works
-from lit import Lit, loader, trainer
-from nets import Chain
+from helpers.features import refused, works
+from helpers.networks import Chain
+from helpers.paths import ENVIRONMENT
+from helpers.pruned import pruned
+from helpers.recorders import Gates
+from helpers.training import Lit, loader, trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from test_precision import Gates
-from test_store import pruned
 
 import gdp
 from gdp import GDPCallback
@@ -193,8 +194,9 @@ SCRIPT = """
 import resource, signal, sys
 import torch
 import gdp
-from nets import Chain
-from test_store import pruned
+from helpers.networks import Chain
+from helpers.paths import ENVIRONMENT
+from helpers.pruned import pruned
 net, path = pruned(Chain()), sys.argv[1]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # what a full disk looks like
@@ -210,10 +212,8 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path):
     path = tmp_path / "small.pt"
     gdp.save_pruned(pruned(Chain()), path)
     whole = path.read_bytes()
-    tests = os.path.dirname(__file__)
-    environment = os.environ | {"PYTHONPATH": f"{tests}:{os.path.dirname(tests)}"}
     command = [sys.executable, "-c", SCRIPT, str(path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert "could not be written (OSError" in done.stdout and "untouched" in done.stdout, done.stderr[-2000:]
     assert path.read_bytes() == whole and os.listdir(tmp_path) == ["small.pt"]
 

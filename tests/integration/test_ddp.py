@@ -1,4 +1,4 @@
-from lit import two_processes
+from helpers.training import two_processes
 
 
 def test_two_processes_decide_alike_and_end_with_the_same_network(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from lit import trainer
+from helpers.training import trainer
 from torch.utils.data import DataLoader
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn, ssdlite320_mobilenet_v3_large
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from features import works
-from lit import Lit, loader, small_net, trainer
+from helpers.features import works
+from helpers.training import Lit, loader, small_net, trainer
 from pytorch_lightning.callbacks import Callback
 
 import gdp

@@ -14,7 +14,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
-from nets import SqueezeExcite
+from helpers.networks import SqueezeExcite
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torchvision.models import get_model

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from features import unproved
-from lit import Lit, loader
+from helpers.features import unproved
+from helpers.recorders import Gates
+from helpers.training import Lit, loader
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from test_precision import Gates
 
 from gdp import GDPCallback
 

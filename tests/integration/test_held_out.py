@@ -10,15 +10,14 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-import features
 import pytest
 import pytorch_lightning as pl
 import torch
-from lit import Lit, images, loader, trainer, two_processes
+from helpers import features
+from helpers.training import Lit, Stream, images, loader, trainer, two_processes
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger
-from strategies_script import Last
-from test_training_loop import Stream
+from scripts.strategies_script import Last
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SubsetRandomSampler
 
 import gdp
@@ -45,7 +44,7 @@ class Noise(Callback):
 
     def on_train_batch_start(self, trainer, *_):
         if self.pruning.pruner is not None:
-            remembered = self.pruning.pruner.state["sensitivity"]
+            remembered = self.pruning.pruner.method_state["sensitivity"]
             remembered *= torch.linspace(1, 1 + 1e-3 * trainer.global_rank, len(remembered))
 
 
@@ -354,7 +353,7 @@ def test_validation_data_that_are_not_there_are_refused(val):
 
 @features.works("Kinds of gates", '`method="annealed"` with DDP', "every process holds out its share")
 def test_two_processes_hold_out_the_same_and_decide_alike(tmp_path):
-    first, second = two_processes(Path(__file__).name, tmp_path)
+    first, second = two_processes(__file__, tmp_path)
     assert first["raw"] == second["raw"] and first["plan"] == second["plan"] and 0.0 in first["raw"]
     assert 0.49 <= first["remaining"] <= 0.5
     held, rest = ([set(rank[name]) for rank in (first, second)] for name in ("learned", "trained"))

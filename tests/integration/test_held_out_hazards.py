@@ -3,7 +3,7 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from lit import Lit, images, loader, trainer
+from helpers.training import Lit, images, loader, trainer
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, random_split
 from torchmetrics.classification import MulticlassAccuracy

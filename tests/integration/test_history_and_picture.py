@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 import pytorch_lightning as pl
 import torch
-from features import works
-from lit import Lit, loader, small_net, trainer
+from helpers.features import works
+from helpers.training import Lit, loader, small_net, trainer
 from PIL import Image
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -117,7 +117,7 @@ GARBAGE = [None, 3, "history", [], {}, {"steps": 1}]
 GARBAGE += [
     (name, value) for name in ("steps", "flops", "values", "open_counts") for value in (None, 3, torch.tensor(3))
 ]
-GARBAGE += [("every", None), ("every", "x"), ("seen", None), ("flops", torch.ones(2, dtype=torch.float64))]
+GARBAGE += [("interval", None), ("interval", "x"), ("seen", None), ("flops", torch.ones(2, dtype=torch.float64))]
 GARBAGE += [("values", torch.zeros(2, BINS)), ("open_counts", torch.zeros(9, 2))]
 
 

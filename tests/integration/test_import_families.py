@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import torch
-from features import works
-from lit import loader, small_net
+from helpers.features import works
+from helpers.training import loader, small_net
 from torch import nn
 
 import gdp

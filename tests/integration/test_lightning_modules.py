@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from helpers.paths import ROOT
 from PIL import Image
 
 import gdp
 from lightning_modules import CIFAR10Data, Classification, DigitsData, ImageFolderData
 from lightning_modules.classification import build
-
-ROOT = Path(__file__).parent.parent
 
 
 def folder_of_images(root: Path, splits: dict[str, int], size: int = 32) -> Path:

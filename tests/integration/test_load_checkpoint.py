@@ -5,17 +5,13 @@ import copy
 import pytest
 import pytorch_lightning as pl
 import torch
-from features import refused, works
-from lit import Direct, Lit, loader, small_net, trainer
+from helpers.features import refused, works
+from helpers.training import Direct, Lit, LitWithAverage, LitWithBlocks, X, loader, outputs, small_net, trainer
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
-from test_blocks import Deep as WithBlocks
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 import gdp
 from gdp import GDPCallback
-
-X = torch.randn(6, 3, 12, 12)
 
 
 def resume(feature, note=""):
@@ -24,11 +20,6 @@ def resume(feature, note=""):
 
 def after(feature, note=""):
     return works("After fit", feature, note)
-
-
-def outputs(lit, x=X):
-    with torch.no_grad():
-        return lit.eval()(x.to(next(lit.parameters()).dtype))
 
 
 class Outputs(Callback):
@@ -41,17 +32,6 @@ class Outputs(Callback):
         was = pl_module.training
         self.at[trainer.current_epoch] = outputs(pl_module)
         pl_module.train(was)
-
-
-class Deep(Lit):
-    """Two networks, one of them pruned, and an average of it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.other, self.mean = small_net(4), AveragedModel(self.net)
-
-    def on_train_batch_end(self, *_):
-        self.mean.update_parameters(self.net)
 
 
 class Tied(Lit):
@@ -78,7 +58,7 @@ def written(tmp_path, make=Lit, way="epoch", epochs=10, target=0.5, **options):
 @pytest.mark.parametrize("way", ["epoch", "end"])
 @pytest.mark.parametrize(
     "make, options",
-    [(Lit, {}), (Direct, {"module": ""}), (Deep, {"module": "net"}), (Tied, {})],
+    [(Lit, {}), (Direct, {"module": ""}), (LitWithAverage, {"module": "net"}), (Tied, {})],
     ids=["usual", "direct", "with an average", "tied weights"],
 )
 def test_a_checkpoint_loads_as_the_network_it_was(tmp_path, make, options, way):
@@ -90,16 +70,16 @@ def test_a_checkpoint_loads_as_the_network_it_was(tmp_path, make, options, way):
         assert all(type(m).__module__ != "gdp.readers" for m in loaded.modules())
     assert [p.shape for p in loaded.parameters()] == [p.shape for p in lit.parameters()]
     torch.testing.assert_close(outputs(loaded), outputs(lit), rtol=1e-5, atol=1e-5)
-    if make is Deep:
+    if make is LitWithAverage:
         torch.testing.assert_close(outputs(loaded.mean), outputs(lit.mean), rtol=1e-5, atol=1e-5)
 
 
 @resume("blocks that go as a whole, in a checkpoint")
 def test_blocks_are_gone_in_a_loaded_checkpoint_as_well(tmp_path):
-    target = 0.9 * gdp.check(WithBlocks().net, X[:1]).remaining
-    lit, pruning, _, paths, _ = written(tmp_path, WithBlocks, blocks=True, target=target)
+    target = 0.9 * gdp.check(LitWithBlocks().net, X[:1]).remaining
+    lit, pruning, _, paths, _ = written(tmp_path, LitWithBlocks, blocks=True, target=target)
     assert pruning.report.blocks
-    loaded = gdp.load_checkpoint(WithBlocks(), paths[9])
+    loaded = gdp.load_checkpoint(LitWithBlocks(), paths[9])
     torch.testing.assert_close(outputs(loaded), outputs(lit), rtol=1e-5, atol=1e-5)
 
 

@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from features import refused, works
-from lit import Lit, loader, small_net, trainer
+from helpers.features import refused, works
+from helpers.training import Lit, LitWithAverage, LitWithBlocks, X, loader, outputs, small_net, trainer
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
-from test_blocks import Deep as WithBlocks
-from test_checkpoints import Deep, X, outputs
 from torch import nn
 
 import gdp
@@ -30,7 +28,7 @@ class Tested(Lit):
         self.log("test", self(batch[0]).sum())
 
 
-class TestedDeep(Deep):
+class TestedDeep(LitWithAverage):
     test_step = Tested.test_step
 
 
@@ -75,13 +73,13 @@ def test_checkpoints_from_after_the_cut_with_averages(tmp_path, average, make):
 
 @refused("Checkpoints and resume", "resuming after whole blocks have gone", "A run can't be resumed after whole blocks")
 def test_blocks_can_not_be_resumed_after_the_cut(tmp_path, refusal):
-    target = 0.9 * gdp.check(WithBlocks().net, X[:1]).remaining
-    lit, fitting = run(tmp_path, GDPCallback(target, blocks=True), make=WithBlocks, epochs=6)
+    target = 0.9 * gdp.check(LitWithBlocks().net, X[:1]).remaining
+    lit, fitting = run(tmp_path, GDPCallback(target, blocks=True), make=LitWithBlocks, epochs=6)
     fitting.save_checkpoint(tmp_path / "small.ckpt")
-    torch.testing.assert_close(outputs(gdp.load_checkpoint(WithBlocks(), tmp_path / "small.ckpt")), outputs(lit))
+    torch.testing.assert_close(outputs(gdp.load_checkpoint(LitWithBlocks(), tmp_path / "small.ckpt")), outputs(lit))
     with refusal:
         trainer(GDPCallback(target, blocks=True), epochs=8).fit(
-            WithBlocks(), loader(), ckpt_path=tmp_path / "small.ckpt"
+            LitWithBlocks(), loader(), ckpt_path=tmp_path / "small.ckpt"
         )
 
 

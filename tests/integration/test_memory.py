@@ -8,8 +8,8 @@ from contextlib import suppress
 import pytest
 import torch
 import torchvision
-from features import works
-from lit import Lit, loader, trainer
+from helpers.features import works
+from helpers.training import Lit, loader, trainer
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
@@ -20,8 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import gdp
 from benchmarks.step_profile import peak_rise, state_bytes
 from gdp import GDPCallback
-from gdp.gates import Gates
-from gdp.gates import gated_layers as readers
+from gdp.gates import Gates, gated_layers
 from gdp.graph import ChannelGraph
 
 AREA = "Memory"
@@ -223,7 +222,7 @@ def peak(name: str, gated: bool) -> int:
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_gates_need_little_memory(monkeypatch, name):
     dense, gated = peak(name, False), peak(name, True)
-    monkeypatch.setattr(readers, "LARGE", sys.maxsize)  # gated weights live on as second copies
+    monkeypatch.setattr(gated_layers, "RECOMPUTE_NUMEL", sys.maxsize)  # gated weights live on as second copies
     copied = peak(name, True)
     assert copied > 1.1 * dense
     assert gated <= 1.03 * dense, f"{gated / dense:.4f}"

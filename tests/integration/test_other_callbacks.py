@@ -12,8 +12,8 @@ from datetime import timedelta
 import pytest
 import pytorch_lightning as pl
 import torch
-from features import refused, works
-from lit import Lit, images, loader, small_net, trainer
+from helpers.features import refused, works
+from helpers.training import Lit, images, loader, small_net, trainer
 from pytorch_lightning.callbacks import (
     BackboneFinetuning,
     BaseFinetuning,
@@ -497,7 +497,7 @@ def test_tuners(tmp_path, turn, tune):
 @works(AREA, "LambdaCallback", "every hook is called as without gdp")
 @BOTH_ORDERS
 def test_every_hook_is_called(turn):
-    hooks = [name for name in inspect.signature(LambdaCallback).parameters]
+    hooks = list(inspect.signature(LambdaCallback).parameters)
 
     def calls(**kw):
         seen = []

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from features import works
-from lit import Lit, loader, trainer
+from helpers.features import works
+from helpers.recorders import Gates
+from helpers.training import Lit, loader, trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins import MixedPrecision
 
@@ -16,24 +17,6 @@ class AnyType(Lit):
         return self.loss(self(batch[0].to(self.dtype)).float(), batch[1])
 
     def validation_step(self, batch, batch_idx): ...
-
-
-class Gates(Callback):
-    """The gates after every batch."""
-
-    def __init__(self, pruning: GDPCallback) -> None:
-        self.pruning, self.values, self.scales, self.types = pruning, [], [], set()
-
-    def on_train_batch_end(self, trainer, pl_module, *_):
-        if self.pruning.pruner is not None:
-            self.values.append(self.pruning.pruner.gates.values.clone())
-            scaler = getattr(trainer.precision_plugin, "scaler", None)
-            self.scales.append(scaler.get_scale() if scaler else 1.0)
-            self.types |= {b.dtype for n, b in pl_module.named_buffers() if n.endswith("_gdp_gate")}
-            self.types |= {
-                self.pruning.pruner.gates.gate_param.dtype,
-                self.pruning.pruner.method_state["importance"].dtype,
-            }
 
 
 PRECISIONS = ["32-true", "bf16-mixed", "64-true", "bf16-true"]

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from helpers.random_networks import Spec, build, everything, specs
+from helpers.random_pieces import PIECES
 from hypothesis import HealthCheck, given, settings
-from pieces import PIECES
-from random_nets import Spec, build, everything, specs
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 

@@ -1,16 +1,11 @@
 import re
-from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from lit import Lit, images, loader, small_net
+from helpers.paths import ROOT
+from helpers.training import Data, Lit, images, loader, small_net
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-
-
-class Data(pl.LightningDataModule):
-    def train_dataloader(self):
-        return loader(batch_size=16, shuffle=True)
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_code_blocks_run_as_they_stand(tmp_path, monkeypatch):
@@ -35,10 +30,9 @@ def test_the_code_blocks_run_as_they_stand(tmp_path, monkeypatch):
 
 
 def test_what_the_readme_names_is_there():
-    root = Path(__file__).parent.parent
-    targets = (root / "Makefile").read_text()
+    targets = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"make ([a-z0-9-]+)", README)) - {"a"}:
         assert f"\n{target}:" in targets, target
     for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (root / link).exists(), link
+        assert (ROOT / link).exists(), link
     assert "<!--" not in README and "gdp: what is left" in README

@@ -5,10 +5,11 @@ import copy
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers.cuts import assert_same, fit
+from helpers.recorders import Sizes
+from helpers.training import Lit, images, loader, small_net, trainer
 from jsonargparse import ArgumentParser
-from lit import Lit, images, loader, small_net, trainer
 from pytorch_lightning.callbacks import Callback
-from test_shrink_in_training import Sizes, assert_same, fit
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 

@@ -5,11 +5,11 @@ import os
 
 import pytest
 import torch
-from features import refused, works
-from lit import Lit, loader, trainer, two_processes
+from helpers.features import refused, works
+from helpers.training import Lit, loader, trainer, two_processes
 from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
-from strategies_script import WAYS, Plain, run
+from scripts.strategies_script import WAYS, Plain, run
 from torch import nn
 
 from gdp import GDPCallback

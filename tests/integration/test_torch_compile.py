@@ -3,8 +3,8 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from features import works
-from lit import Lit, loader, small_net, trainer
+from helpers.features import works
+from helpers.training import Lit, loader, small_net, trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import nn
 

@@ -7,11 +7,11 @@ from itertools import pairwise
 import pytest
 import pytorch_lightning as pl
 import torch
-from features import refused, works
-from lit import Lit, images, loader, small_net, trainer
+from helpers.features import refused, works
+from helpers.training import Lit, Stream, loader, small_net, trainer
 from pytorch_lightning.callbacks import Callback, Timer
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 import gdp
 from gdp import GDPCallback
@@ -47,15 +47,6 @@ def fit(make=Lit, data=None, target=0.5, **kw):
 
 def loop(feature, note=""):
     return works("Training loop", feature, note)
-
-
-class Stream(IterableDataset):
-    """Batches without end, and without a length."""
-
-    def __iter__(self):
-        x, y = images(16).tensors
-        while True:
-            yield x, y
 
 
 FORMS = [

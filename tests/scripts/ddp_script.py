@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from lit import Lit, loader, trainer
+from helpers.training import Lit, loader, trainer
 
 import gdp
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from lit import Lit, loader, trainer
+from helpers.recorders import Sizes
+from helpers.training import Lit, loader, trainer
 from pytorch_lightning.strategies import DDPStrategy
-from test_shrink_in_training import Sizes
 
 import gdp
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from lit import trainer
-from strategies_script import Last, Plain, share
+from helpers.training import trainer
+from scripts.strategies_script import Last, Plain, share
 
 import gdp
 

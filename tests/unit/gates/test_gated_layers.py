@@ -4,22 +4,22 @@ from itertools import accumulate
 
 import pytest
 import torch
-from nets import NETS, inputs
-from test_hazard_nets import close_some
+from helpers.comparison import close_some
+from helpers.networks import NETS, inputs
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import gdp
-from gdp.gates import gated_layers as readers
+from gdp.gates import gated_layers
 
 NEVER, ALWAYS = 10**12, 0  # is the input of a layer gated in place of its weight
 
 
 @pytest.fixture(autouse=True)
 def small_weights_count(monkeypatch):
-    monkeypatch.setattr(readers, "LARGE", 0)
+    monkeypatch.setattr(gated_layers, "RECOMPUTE_NUMEL", 0)
     monkeypatch.setattr(readers, "FEW", NEVER)
 
 
@@ -66,7 +66,7 @@ def test_linear_layers_of_every_shape(shape, few, monkeypatch):
     monkeypatch.setattr(readers, "FEW", few)
     assert any(not bool(r.gate.eq(1).all()) for r in gates.readers if r.weight.shape == (24, 24))
     lean = gradients(net, (x,))
-    monkeypatch.setattr(readers, "LARGE", 10**9)  # by plain autograd
+    monkeypatch.setattr(gated_layers, "RECOMPUTE_NUMEL", 10**9)  # by plain autograd
     for found, expected in zip(lean, gradients(net, (x,)), strict=True):
         torch.testing.assert_close(found, expected)
 

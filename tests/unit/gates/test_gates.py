@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import Chain, Concat, Tied
+from helpers.networks import Chain, Concat, Tied
 from torch import nn
 
 import gdp

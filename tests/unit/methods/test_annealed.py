@@ -5,19 +5,17 @@ from dataclasses import dataclass
 import pytest
 import pytorch_lightning as pl
 import torch
-from features import works
-from lit import Lit, loader, trainer
-from nets import Residual, randomize
+from helpers.features import works
+from helpers.networks import Residual, randomize
+from helpers.training import Data, Lit, loader, trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
-from test_readme import Data
 from torch.nn import functional as F
 from torchvision.models import resnet18
 
 import gdp
 from gdp import Annealed, GDPCallback
-from gdp.gates import gate_gradients
-from gdp.methods import indicator
+from gdp.gates import gate_gradients, indicator
 
 QUICK = Annealed(every=1, pace=2.0, annealing=(0.3, 0.02))  # learns something in a window of twenty steps
 
@@ -236,7 +234,9 @@ def test_a_run_is_not_resumed_with_another_kind(tmp_path, kinds):
     trainer(GDPCallback(0.5, method=kinds[0]), save, epochs=3, enable_checkpointing=True).fit(Lit(), loader())
     lit = Lit()
     keys = list(lit.state_dict())
-    with pytest.raises(gdp.GDPError, match=rf"gates of the kind {kinds[0].title()}.*GDPCallback\(method=\.\.\.\)"):
+    with pytest.raises(
+        gdp.GDPError, match=rf"written with the method {kinds[0].title()}, .*GDPCallback\(method=\.\.\.\)"
+    ):
         trainer(GDPCallback(0.5, method=kinds[1]), epochs=6).fit(lit, loader(), ckpt_path=tmp_path / "gates.ckpt")
     assert list(lit.state_dict()) == keys
 
@@ -254,7 +254,7 @@ def test_what_is_no_kind_of_gates_is_refused_at_once(method):
 
 WRONG = [{"held_out": value} for value in (0, 0.0, 1, 1.0, True, -0.1, 1.5, "test", None, float("nan"))]
 WRONG += [{"every": 0}, {"every": 1.5}, {"pace": 0}, {"pace": -0.1}, {"pace": float("nan")}]
-WRONG += [{"annealing": (0.02, 1.0)}, {"annealing": (1.0, 0.0)}, {"start": 0.6, "end": 0.5}, {"glide": 0}]
+WRONG += [{"annealing": (0.02, 1.0)}, {"annealing": (1.0, 0.0)}, {"start": 0.6, "end": 0.5}, {"closing": 0}]
 WRONG += [{"budget": -1.0}, {"budget": float("nan")}, {"lasso": -1e-3}, {"tolerance": 1.0}, {"tolerance": -0.1}]
 WRONG += [{"curvature": value} for value in (-0.5, 1.5, float("nan"))]
 

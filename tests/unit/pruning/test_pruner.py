@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from nets import Residual, Tied, randomize
+from helpers.networks import Residual, Tied, randomize
 from torch import nn
 
 import gdp

@@ -3,13 +3,12 @@ import os
 
 import pytest
 import torch
-from features import works
-from nets import Chain, Depthwise, Residual, randomize
+from helpers.features import works
+from helpers.networks import Chain, Depthwise, Residual
+from helpers.pruned import X, pruned
 from torch import nn
 
 import gdp
-
-X = torch.randn(2, 3, 12, 12)
 
 
 class Holder(nn.Module):
@@ -31,16 +30,6 @@ class WithTable(nn.Module):
 
     def forward(self, x):
         return self.b(torch.relu(self.a(x) + self.table))
-
-
-def pruned(net: nn.Module) -> nn.Module:
-    net = randomize(net).eval()
-    graph = gdp.trace(net, X)
-    gates = gdp.insert_gates(net, graph)
-    for group in graph.groups:
-        gates.close(group.name, range(1, group.size, 2))
-    gdp.remove(net, graph, gates)
-    return net
 
 
 @pytest.mark.parametrize("make", [Chain, Residual, Depthwise, WithTable])

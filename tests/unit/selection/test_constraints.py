@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from helpers.networks import Chain, Grouped, Residual
+from helpers.training import Lit, loader, small_net, trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lit import Lit, loader, small_net, trainer
-from nets import Chain, Grouped, Residual
 from torch import nn
 from torchvision.models import resnet18
 

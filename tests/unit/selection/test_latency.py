@@ -6,8 +6,8 @@ import time
 import pytest
 import pytorch_lightning as pl
 import torch
-from lit import Lit, loader, trainer
-from nets import Residual, conv, inputs
+from helpers.networks import Residual, conv, inputs
+from helpers.training import Lit, loader, trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 import torchvision
-from nets import Chain, Concat, Residual
+from helpers.networks import Chain, Concat, Residual
 from torch import nn
 
 import gdp

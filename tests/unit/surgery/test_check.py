@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import AuxiliaryHead, Concat, Literal, Residual, conv, randomize
+from helpers.networks import AuxiliaryHead, Concat, Literal, Residual, conv, randomize
 from torch import nn
 
 import gdp

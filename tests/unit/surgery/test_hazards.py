@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lit import Lit, loader, trainer
-from nets import Chain, Residual, conv, randomize
+from helpers.networks import Chain, Residual, conv, randomize
+from helpers.training import Lit, loader, trainer
 from pytorch_lightning.callbacks import StochasticWeightAveraging
 from torch import nn
 

@@ -3,7 +3,8 @@ import copy
 import pytest
 import torch
 import torchvision
-from nets import Chain, Literal, Residual, Transposed, randomize
+from helpers.comparison import relative
+from helpers.networks import Chain, Literal, Residual, Transposed, randomize
 from torch import nn
 
 import gdp
@@ -16,10 +17,6 @@ def outputs(net: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     with torch.no_grad():
         out = net.eval()(x)
     return list(out.values()) if isinstance(out, dict) else [out]
-
-
-def relative(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
-    return max(((p - q).abs().max() / p.abs().max()).item() for p, q in zip(a, b, strict=True))
 
 
 def close_half(graph: gdp.ChannelGraph, gates) -> None:

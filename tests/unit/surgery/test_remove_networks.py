@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from nets import NETS, Literal, inputs, randomize
-from test_removal import relative
+from helpers.comparison import close_some, relative
+from helpers.networks import NETS, Literal, inputs, randomize
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -31,12 +31,6 @@ def gated(make: type[nn.Module]) -> tuple[nn.Module, gdp.ChannelGraph, gdp.gates
     graph = freeze_uncuttable_groups(net, traced)
     assert make is Literal or [g.name for g in graph.groups] == [g.name for g in traced.groups]
     return net, graph, gdp.insert_gates(net, graph)
-
-
-def close_some(graph: gdp.ChannelGraph, gates: gdp.gates.Gates, share: float = 0.4) -> None:
-    random = torch.Generator().manual_seed(2)
-    for group in graph.groups:
-        gates.close(group.name, torch.randperm(group.size, generator=random)[: max(1, int(share * group.size))])
 
 
 @every_net

@@ -4,9 +4,8 @@ import copy
 
 import pytest
 import torch
-from nets import NETS, Chain, Literal, inputs
-from test_blocks import Blocks, X
-from test_hazard_nets import close_some
+from helpers.comparison import close_some
+from helpers.networks import NETS, Blocks, Chain, Literal, inputs
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_leaves
@@ -60,6 +59,9 @@ def train(net: nn.Module, x, optimizer, steps: int = 3) -> None:
         loss = sum((t**2).mean() for t in tree_leaves(net(*x)) if isinstance(t, torch.Tensor))
         (0.01 * loss).backward()
         optimizer.step()
+
+
+X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def trained(make, on_the_way: bool, optimizer="nesterov", blocks=False, x=None, rounds=3):

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lit import Lit, loader, trainer
-from nets import conv, randomize
+from helpers.networks import Blocks, conv, randomize
+from helpers.training import LitWithBlocks, loader, trainer
 from torch import nn
 from torchvision.models import convnext_tiny, mobilenet_v3_small, regnet_y_400mf, resnet50
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import gdp
 from gdp.graph import CutPlan
@@ -18,19 +17,6 @@ from gdp.surgery import cut
 from gdp.utils import count_flops
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
-class Blocks(nn.Module):
-    """Torchvision's own blocks, with and without projection, on a stem of 8 channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        down = nn.Sequential(nn.Conv2d(8, 16, 1, 2), nn.BatchNorm2d(16))
-        self.stem, self.a, self.b = conv(3, 8), BasicBlock(8, 8), BasicBlock(8, 16, 2, down)
-        self.c, self.head = Bottleneck(16, 4), nn.Conv2d(16, 5, 1)
-
-    def forward(self, x):
-        return self.head(self.c(self.b(self.a(self.stem(x)))))
 
 
 def prune(net: nn.Module, gone: list[str], x: torch.Tensor = X, share: float = 0.4) -> gdp.Report:
@@ -115,9 +101,8 @@ def test_without_a_way_around_nothing_goes():
 
     graph = gdp.trace(Parallel(), X, blocks=True)
     assert len(graph.blocks) == 1  # either of the two, never both
+    gates = gdp.insert_gates(net := Parallel(), gdp.trace(net, X))
     with pytest.raises(gdp.GDPError, match=r"Closing all 8 channels of 'a\.0\.0' would cut the network in two"):
-        gates = gdp.insert_gates(Blocks(), gdp.trace(Blocks(), X))
-        gates = gdp.insert_gates(net := Parallel(), gdp.trace(net, X))
         gates.close("a.0.0", range(8))
 
 
@@ -212,25 +197,18 @@ def test_a_network_without_blocks_can_be_exported_and_pickled():
     assert torch.equal(torch.load(file, weights_only=False)(X), expected)
 
 
-class Deep(Lit):
-    def __init__(self) -> None:
-        super().__init__()
-        blocks = [BasicBlock(8, 8) for _ in range(3)]
-        self.net = nn.Sequential(conv(3, 8), *blocks, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4))
-
-
 def test_the_callback_lets_blocks_go_only_if_allowed():
-    lowest = gdp.check(Deep().net, torch.randn(1, 3, 12, 12)).remaining
+    lowest = gdp.check(LitWithBlocks().net, torch.randn(1, 3, 12, 12)).remaining
     torch.manual_seed(0)
     pruning = gdp.GDPCallback(target_flops=0.9 * lowest, blocks=True)
-    trainer(pruning, epochs=6).fit(lit := Deep(), loader())
+    trainer(pruning, epochs=6).fit(lit := LitWithBlocks(), loader())
     report = pruning.report
     assert report.blocks and report.remaining <= 0.9 * lowest and report.max_rel < 1e-5
     trainer(epochs=1).fit(lit, loader())
     with pytest.raises(gdp.GDPError, match="out of reach"):
-        trainer(gdp.GDPCallback(target_flops=0.9 * lowest)).fit(Deep(), loader())
+        trainer(gdp.GDPCallback(target_flops=0.9 * lowest)).fit(LitWithBlocks(), loader())
     pruning = gdp.GDPCallback(target_flops=1.2 * lowest)
-    trainer(pruning, epochs=6).fit(Deep(), loader())
+    trainer(pruning, epochs=6).fit(LitWithBlocks(), loader())
     assert not pruning.report.blocks and all(kept for _, kept, _ in pruning.report.groups)
 
 

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 import torchvision
-from nets import (
+from helpers.networks import (
     AuxiliaryHead,
     Chain,
     ChannelScale,

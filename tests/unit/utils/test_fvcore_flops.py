@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from nets import DictOutput, Residual
+from helpers.networks import DictOutput, Residual
 from torch import nn
 
 import gdp
