@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 import torch
 from helpers.features import refused
 from helpers.networks import Literal
-from helpers.training import Direct, Late, Lit, Nested, images, loader, small_net, trainer
+from helpers.training import Direct, Late, Lit, LitWithBlocks, Nested, images, loader, small_net, trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
@@ -326,12 +326,6 @@ def test_refused_before_the_first_step(kw, message):
     assert state.keys() == lit.state_dict().keys() and "configure_model" not in lit.__dict__
 
 
-@pytest.mark.parametrize("target", [0, -0.1, 1.5, "40%", None, float("nan"), True])
-def test_a_target_that_is_no_fraction_is_refused_at_once(target):
-    with pytest.raises(gdp.GDPError, match=r"fraction of FLOPs that remains, in \(0, 1\], got"):
-        GDPCallback(target_flops=target)
-
-
 def test_a_run_without_an_end_is_refused():
     lit = Unused()
     keys = list(lit.state_dict())
@@ -354,12 +348,6 @@ def test_no_example_says_what_to_set():
         gdp.GDPError, match=r"first training batch, a list of torch.float32 \(16, 3, 12, 12\).*example_input_array"
     ):
         trainer(GDPCallback(target_flops=0.5, module="")).fit(Tokens(), loader())
-
-
-def test_schedules_are_checked():
-    for wrong in ({"start": 0.6, "end": 0.5}, {"end": 1.2}, {"closing": 0}, {"eps": (1e-4, 0.1)}, {"memory": 1.0}):
-        with pytest.raises(gdp.GDPError, match="Expected"):
-            gdp.Polar(**wrong)
 
 
 @refused(
@@ -401,3 +389,35 @@ def test_ignore_takes_names_of_the_lightning_module_too():
         lit, pruning = Lit(), GDPCallback(target_flops=0.9, ignore=[name])
         trainer(pruning, epochs=1).fit(lit, loader())
         assert [n for n, *_ in pruning.report.groups] == ["2.0"]
+
+
+X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_target_holds_for_fvcores_count_where_an_operator_is_unknown():
+    class Einsum(Lit):
+        def forward(self, x):
+            y = torch.einsum("bchw,bchv->bwv", x, x)
+            return self.net(x) + y.mean((1, 2))[:, None]
+
+    lit, pruning = Einsum(), gdp.GDPCallback(target_flops=0.5, module="")
+    before = gdp.utils.count_flops(Einsum(), X[:1])
+    assert before > gdp.trace(Einsum(), X[:1]).flops.dense
+    trainer(pruning, epochs=2).fit(lit, loader())
+    after = gdp.utils.count_flops(lit, X[:1])
+    assert 0.49 <= after / before <= 0.5 and after == pruning.report.flops_predicted
+
+
+def test_the_callback_lets_blocks_go_only_if_allowed():
+    lowest = gdp.check(LitWithBlocks().net, torch.randn(1, 3, 12, 12)).remaining
+    torch.manual_seed(0)
+    pruning = gdp.GDPCallback(target_flops=0.9 * lowest, blocks=True)
+    trainer(pruning, epochs=6).fit(lit := LitWithBlocks(), loader())
+    report = pruning.report
+    assert report.blocks and report.remaining <= 0.9 * lowest and report.max_rel < 1e-5
+    trainer(epochs=1).fit(lit, loader())
+    with pytest.raises(gdp.GDPError, match="out of reach"):
+        trainer(gdp.GDPCallback(target_flops=0.9 * lowest)).fit(LitWithBlocks(), loader())
+    pruning = gdp.GDPCallback(target_flops=1.2 * lowest)
+    trainer(pruning, epochs=6).fit(LitWithBlocks(), loader())
+    assert not pruning.report.blocks and all(kept for _, kept, _ in pruning.report.groups)

@@ -9,6 +9,7 @@ from helpers.cuts import assert_same, fit
 from helpers.features import refused, works
 from helpers.recorders import Sizes
 from helpers.training import Lit, images, loader, small_net, two_processes
+from jsonargparse import ArgumentParser
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import gdp
 from gdp import GDPCallback
+from gdp.surgery import check_optimizers_cuttable
 
 WAYS = ["end", "epoch", 3]
 
@@ -259,3 +261,84 @@ def test_two_processes_shrink_alike_and_end_as_if_cut_at_the_end(tmp_path):
         assert late["plan"] == early["plan"] and late["sizes"][-1] > 2 * early["sizes"][-1]
         assert early["weights"] == pytest.approx(late["weights"], rel=1e-9)
     assert first["end"]["weights"] != pytest.approx(first["alone"]["weights"], rel=1e-3)  # gradients are averaged
+
+
+class Centred(Lit):
+    """Outputs are small differences of large numbers, so that float32 can't tell a wrong cut from rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        class Net(nn.Sequential):
+            def forward(self, x):
+                out = super().forward(x.flatten(1))
+                return out - out.mean(1, keepdim=True)
+
+        self.net = Net(nn.Linear(432, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 4))
+        nn.init.normal_(self.net[4].weight, 1.0, 1e-4)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 1e-9, momentum=0.9)
+
+
+@pytest.mark.parametrize("way", ["epoch", "end"])
+def test_float64_decides_while_there_are_gradients(way):
+    lit, report, sizes, _ = fit(way, make=Centred, precision="32-true")
+    assert 0 < report.max_rel <= 1e-9 and report.remaining <= 0.4  # the difference in float64
+    assert (sizes.sizes[-1] < sizes.sizes[0]) == (way == "epoch")
+    assert all(p.dtype == torch.float32 for p in lit.parameters())
+
+
+def test_a_state_from_before_a_cut_is_refused():
+    net = small_net()
+    pruner = gdp.Pruner(net, gdp.trace(net, torch.randn(1, 3, 12, 12)), 0.5, 20)
+    state = pruner.state_dict()
+    pruner.gates.close("0.0", [1, 2])
+    pruner.shrink()
+    with pytest.raises(gdp.GDPError, match="Build the network anew"):
+        pruner.load_state_dict(state)
+    assert pruner.gates.removed.sum() == 2
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_manual_optimization_in_other_precisions(precision):
+    class Manual(Lit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(self(batch[0]), batch[1]))
+            optimizer.step()
+
+    assert fit("epoch", make=Manual, epochs=4, precision=precision)[1].remaining <= 0.4
+
+
+def test_state_that_lies_with_another_parameter_is_found():
+    net = small_net()
+    gates = gdp.insert_gates(net, gdp.trace(net, torch.randn(1, 3, 12, 12)))
+    optimizer = torch.optim.LBFGS([net[-1].bias, *(p for p in net.parameters() if p is not net[-1].bias)], 0.1, 2)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = net(torch.randn(4, 3, 12, 12)).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with pytest.raises(gdp.GDPError, match="LBFGS keeps"):
+        check_optimizers_cuttable(gates, [optimizer])
+
+
+@pytest.mark.parametrize("value, expected", [("100", 100), ("epoch", "epoch"), ("end", "end")])
+def test_shrink_keeps_its_type_on_a_command_line(value, expected):
+    parser = ArgumentParser()
+    parser.add_class_arguments(GDPCallback, "gdp")
+    found = parser.parse_args(["--gdp.target_flops=0.4", f"--gdp.shrink={value}"]).gdp.shrink
+    assert found == expected and type(found) is type(expected)
+
+
+def test_the_reference_of_these_tests_is_what_they_think():
+    assert_same(fit("end", Sizes()), fit("end"))

@@ -17,7 +17,7 @@ from torch import nn
 
 import gdp
 from gdp import GDPCallback
-from gdp.report import BINS, LIMIT, History, report_of
+from gdp.report import BINS, LIMIT, report_of
 
 KINDS = pytest.mark.parametrize("method", ["polar", "annealed"])
 
@@ -85,48 +85,12 @@ def test_the_history_of_a_long_window_ends_as_the_report_does():
     is_that_of(report.history, report)
 
 
-def recorded(history, first, last):
-    for step in range(first, last):
-        values = torch.tensor([0.0, 0.5, step / 2000, 1.0])
-        history.record(step, 1 - step / 4000, 1 - step / 3000, step / 7, values, torch.tensor([3, step]))
-    return history
-
-
-@pytest.mark.parametrize("moments", [1, 400, 401, 900, 1999])
-def test_what_is_kept_is_spread_evenly(moments):
-    history = recorded(History(), 0, moments)
-    assert min(moments, LIMIT // 2) <= len(history.steps) <= LIMIT and history.steps[0] == 0
-    gaps = [b - a for a, b in pairwise(history.steps)][:-1]
-    assert set(gaps) <= {history.interval} and history.steps[-1] > moments - 1 - history.interval
-    assert all(sum(values) == 4 for values in history.values)
-    for line in (history.flops, history.allowed, history.lagrange_multiplier, history.values, history.open_counts):
-        assert len(line) == len(history.steps)
-    assert [opened[1] for opened in history.open_counts] == history.steps
-    assert history.lagrange_multiplier == [step / 7 for step in history.steps]
-
-
-@pytest.mark.parametrize("moments", [0, 1, 30, 700])
-def test_a_history_is_read_back_and_goes_on(moments):
-    one = recorded(History(), 0, moments)
-    other = History.from_dict(one.to_dict())
-    same(one, other)
-    same(recorded(one, moments, moments + 500), recorded(other, moments, moments + 500))
-
-
 GARBAGE = [None, 3, "history", [], {}, {"steps": 1}]
 GARBAGE += [
     (name, value) for name in ("steps", "flops", "values", "open_counts") for value in (None, 3, torch.tensor(3))
 ]
 GARBAGE += [("interval", None), ("interval", "x"), ("seen", None), ("flops", torch.ones(2, dtype=torch.float64))]
 GARBAGE += [("values", torch.zeros(2, BINS)), ("open_counts", torch.zeros(9, 2))]
-
-
-@pytest.mark.parametrize("garbage", GARBAGE, ids=lambda garbage: str(garbage)[:24])
-def test_what_is_no_history_is_refused(garbage):
-    if isinstance(garbage, tuple):
-        garbage = recorded(History(), 0, 5).to_dict() | dict([garbage])
-    with pytest.raises(gdp.GDPError, match="Expected the history of a pruning"):
-        History.from_dict(garbage)
 
 
 def test_a_report_is_made_of_plain_strings_and_numbers():
@@ -187,16 +151,6 @@ def test_a_loaded_network_has_a_picture_too(tmp_path):
     for net in loaded:
         report_of(net).plot(tmp_path / "again.png")
         assert (tmp_path / "again.png").read_bytes() == (tmp_path / "first.png").read_bytes()
-
-
-def test_without_a_run_there_is_nothing_to_draw(tmp_path):
-    net, x = small_net(), torch.zeros(1, 3, 12, 12)
-    graph = gdp.trace(net, x)
-    reports = [gdp.check(net, x), gdp.remove(net, graph, gdp.insert_gates(net, graph))]
-    for report in reports:
-        with pytest.raises(gdp.GDPError, match=r"nothing to draw(.|\n)*Draw callback\.report after fit"):
-            report.plot(tmp_path / "nothing.png")
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["missing/gdp.png", "gdp.nope", "folder.png", "file.txt/gdp.png"])

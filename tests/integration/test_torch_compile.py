@@ -119,3 +119,15 @@ def test_inductor():
     trainer(pruning, epochs=3, limit_val_batches=0).fit(lit, loader())
     assert 0.49 <= pruning.report.remaining <= 0.5
     torch.testing.assert_close(lit.eval().net(X), lit.net._orig_mod(X), rtol=1e-4, atol=1e-4)
+
+
+def test_a_compiled_child_is_found_and_pruned():
+    class Compiled(Lit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = torch.compile(self.net, backend="eager")
+
+    lit, pruning = Compiled(), gdp.GDPCallback(target_flops=0.5)
+    trainer(pruning, epochs=2).fit(lit, loader())
+    assert 0.49 <= pruning.report.remaining <= 0.5
+    assert not any("_orig_mod" in name for name in pruning.report.plan.keep)

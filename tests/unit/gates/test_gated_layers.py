@@ -20,7 +20,7 @@ NEVER, ALWAYS = 10**12, 0  # is the input of a layer gated in place of its weigh
 @pytest.fixture(autouse=True)
 def small_weights_count(monkeypatch):
     monkeypatch.setattr(gated_layers, "RECOMPUTE_NUMEL", 0)
-    monkeypatch.setattr(readers, "FEW", NEVER)
+    monkeypatch.setattr(gated_layers, "INPUT_GATING_RATIO", NEVER)
 
 
 def gated(net: nn.Module, x) -> gdp.gates.Gates:
@@ -45,7 +45,7 @@ def test_gradients_are_those_of_the_kept_product(make, monkeypatch):
     x = inputs(net)
     gated(net, x)
     lean = gradients(net, x)
-    monkeypatch.setattr(readers, "_nobody_else_saves", lambda: False)
+    monkeypatch.setattr(gated_layers, "_saved_tensor_hooks_are_free", lambda: False)
     kept = gradients(net, x)
     assert len(lean) == len(kept) > 0 and all(torch.equal(a, b) for a, b in zip(lean, kept, strict=True))
 
@@ -63,7 +63,7 @@ def test_linear_layers_of_every_shape(shape, few, monkeypatch):
     torch.manual_seed(0)
     net, x = mlp().double(), torch.randn(shape, dtype=torch.float64)
     gates = gated(net, (torch.randn(4, 12, dtype=torch.float64),))
-    monkeypatch.setattr(readers, "FEW", few)
+    monkeypatch.setattr(gated_layers, "INPUT_GATING_RATIO", few)
     assert any(not bool(r.gate.eq(1).all()) for r in gates.readers if r.weight.shape == (24, 24))
     lean = gradients(net, (x,))
     monkeypatch.setattr(gated_layers, "RECOMPUTE_NUMEL", 10**9)  # by plain autograd
@@ -80,7 +80,7 @@ def test_gated_inputs_and_gated_weights_are_the_same(make, training, monkeypatch
     gated(net, x)
     outputs, slopes = [], []
     for few in (NEVER, ALWAYS):
-        monkeypatch.setattr(readers, "FEW", few)
+        monkeypatch.setattr(gated_layers, "INPUT_GATING_RATIO", few)
         torch.manual_seed(0)
         outputs.append([t.detach() for t in tree_leaves(net(*x)) if isinstance(t, torch.Tensor)])
         torch.manual_seed(0)
@@ -94,7 +94,7 @@ def test_gated_inputs_and_gated_weights_are_the_same(make, training, monkeypatch
 def test_layers_that_read_little_gate_their_input(monkeypatch):
     net, x = wide()
     gated(net, x)
-    monkeypatch.setattr(readers, "FEW", ALWAYS)
+    monkeypatch.setattr(gated_layers, "INPUT_GATING_RATIO", ALWAYS)
     saved = []
     with saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         net(*x)
@@ -123,7 +123,7 @@ def test_no_second_copy_of_the_weights_lives_until_backward(monkeypatch):
     gated(net, x)
     weights = sum(p.nbytes for p in net.parameters())
     assert held(net, x) - dense < 0.05 * weights
-    monkeypatch.setattr(readers, "_nobody_else_saves", lambda: False)
+    monkeypatch.setattr(gated_layers, "_saved_tensor_hooks_are_free", lambda: False)
     assert held(net, x) - dense > 0.9 * weights  # what it would be
 
 

@@ -1,23 +1,14 @@
 import itertools
-import math
 
-import pytest
 import torch
-import torchvision
 from helpers.networks import Chain, Concat, Residual
-from torch import nn
 
 import gdp
 from gdp.selection import (
     Ranking,
     WidthConstraints,
-    allowed_fraction,
-    check_reachable,
-    check_target,
-    lowest_flops,
     select_channels,
 )
-from gdp.selection.local_search import _neighbours as neighbours
 
 X = torch.randn(1, 3, 12, 12)
 
@@ -100,75 +91,3 @@ def test_more_multiplier_for_less_budget():
         for b in budgets
     ]
     assert 0 < multipliers[0] < multipliers[1] < multipliers[2]
-
-
-def test_flops_from_counts_equal_fvcore_for_every_combination_of_counts():
-    """Integers against fvcore on networks that are built with these widths."""
-    graph = gdp.trace(Chain(), X)
-    for a, b in itertools.product((1, 3, 8), (1, 5, 12)):
-        net = nn.Sequential(
-            nn.Sequential(nn.Conv2d(3, a, 3, padding=1), nn.BatchNorm2d(a), nn.ReLU()),
-            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()),
-            nn.Conv2d(b, 5, 1),
-        )
-        assert graph.flops.count(torch.tensor([a, b])) == gdp.utils.count_flops(net, X)
-
-
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "googlenet", "densenet121", "regnet_x_400mf", "vit_b_16"])
-def test_dense_flops_equal_fvcore(name):
-    size = 224 if name == "vit_b_16" else 64
-    net, x = torchvision.models.get_model(name, weights=None), torch.randn(1, 3, size, size)
-    assert gdp.trace(net, x).flops.dense == gdp.utils.count_flops(net, x)
-
-
-def test_marginal_cost_is_the_derivative():
-    flops = gdp.trace(Residual(), X).flops
-    opened = flops.sizes - 1
-    for g, slope in enumerate(flops.marginal(opened).tolist()):
-        step = torch.zeros_like(opened)
-        step[g] = 1
-        central = (flops.count(opened + step) - flops.count(opened - step)) / 2
-        assert slope == pytest.approx(central)
-
-
-def test_freezing_a_group_makes_it_a_constant():
-    graph = gdp.trace(Residual(), X)
-    fewer = graph.freeze(["a.0"], "asked for")
-    assert [g.name for g in fewer.groups] == ["stem.0", "c.0"] and fewer.frozen[-1] == gdp.graph.Frozen(
-        "a.0", 6, "asked for"
-    )
-    assert fewer.flops.dense == graph.flops.dense
-    assert fewer.flops.count(torch.tensor([3, 4])) == graph.flops.count(torch.tensor([3, 6, 4]))
-
-
-def test_targets_that_can_not_be_are_refused_with_the_lowest_that_can():
-    graph = gdp.trace(Chain(), X, ignore=["1.0"])
-    with pytest.raises(
-        gdp.GDPError, match=r"No channel of this network can be pruned(.|\n)*0\.0 \(8 channels\): ignored by"
-    ):
-        check_reachable(graph, 0.5)
-    graph = gdp.trace(Residual(), X, ignore=["stem.0"])
-    least = lowest_flops(graph) / graph.flops.dense
-    with pytest.raises(
-        gdp.GDPError,
-        match=rf"lowest target for this network is {math.ceil(least * 1e4) / 1e4:.4f}(.|\n)*stem\.0 \(8 channels\)",
-    ):
-        check_reachable(graph, 0.1)
-    check_reachable(graph, least + 1e-4)
-    for wrong in (0, -1, 1.01, float("nan"), "half"):
-        with pytest.raises(gdp.GDPError, match=r"in \(0, 1\]"):
-            check_target(wrong)
-
-
-def test_allowance_falls_from_all_to_the_target():
-    values = [allowed_fraction(p / 10, 0.3) for p in range(11)]
-    assert values[0] == 1.0 and values[-1] == pytest.approx(0.3)
-    assert all(a > b for a, b in itertools.pairwise(values))
-
-
-def test_neighbours_are_a_few_levels_away():
-    place, last = torch.tensor([3, 5]), torch.tensor([8, 6])
-    near = neighbours(place, last)
-    assert ((near >= 0) & (near <= last)).all()
-    assert {(2, 6), (3, 6), (1, 6), (4, 4)} <= {tuple(n) for n in near.tolist()}
-    assert (near - place).abs().sum(1).max() == 4

@@ -11,7 +11,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_leaves
 
 import gdp
-from gdp.graph import CutPlan
 from gdp.surgery import freeze_uncuttable_groups, shrink
 
 TIGHT = {"rtol": 1e-8, "atol": 1e-10}
@@ -223,15 +222,6 @@ def test_a_copy_of_another_network_is_refused():
     gates = gdp.insert_gates(net, gdp.trace(net, inputs(net)))
     with pytest.raises(gdp.GDPError, match="Expected a copy of the network, but Sequential has other parameters"):
         gates.track_copy(nn.Sequential(nn.Conv2d(3, 8, 3)))
-
-
-def test_what_is_left_of_a_plan():
-    net = Chain()
-    graph = gdp.trace(net, inputs(net))
-    first, both = CutPlan.of(graph, {"0.0": [0, 3]}), CutPlan.of(graph, {"0.0": [0, 3, 4], "1.0": [11]})
-    rest = both.relative_to(first)
-    assert rest.keep["1.0.weight"] == {1: (0, 1, 3, 4, 5), 0: tuple(range(11))}
-    assert rest.shapes["1.0.weight"] == (12, 6, 3, 3) and rest.compose(first).keep == both.keep
 
 
 def test_a_pruner_resumes_on_a_cut_network():

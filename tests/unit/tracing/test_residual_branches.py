@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.networks import Blocks, conv, randomize
-from helpers.training import LitWithBlocks, loader, trainer
 from torch import nn
 from torchvision.models import convnext_tiny, mobilenet_v3_small, regnet_y_400mf, resnet50
 
@@ -195,23 +194,3 @@ def test_a_network_without_blocks_can_be_exported_and_pickled():
     torch.save(net, file)
     file.seek(0)
     assert torch.equal(torch.load(file, weights_only=False)(X), expected)
-
-
-def test_the_callback_lets_blocks_go_only_if_allowed():
-    lowest = gdp.check(LitWithBlocks().net, torch.randn(1, 3, 12, 12)).remaining
-    torch.manual_seed(0)
-    pruning = gdp.GDPCallback(target_flops=0.9 * lowest, blocks=True)
-    trainer(pruning, epochs=6).fit(lit := LitWithBlocks(), loader())
-    report = pruning.report
-    assert report.blocks and report.remaining <= 0.9 * lowest and report.max_rel < 1e-5
-    trainer(epochs=1).fit(lit, loader())
-    with pytest.raises(gdp.GDPError, match="out of reach"):
-        trainer(gdp.GDPCallback(target_flops=0.9 * lowest)).fit(LitWithBlocks(), loader())
-    pruning = gdp.GDPCallback(target_flops=1.2 * lowest)
-    trainer(pruning, epochs=6).fit(LitWithBlocks(), loader())
-    assert not pruning.report.blocks and all(kept for _, kept, _ in pruning.report.groups)
-
-
-def test_blocks_is_a_yes_or_no():
-    with pytest.raises(gdp.GDPError, match="Expected `blocks` to be True or False, but got 'layer1'"):
-        gdp.GDPCallback(target_flops=0.5, blocks="layer1")

@@ -1,4 +1,4 @@
-"""Held-out batches in runs whose modules and loaders do more than the usual."""
+"""TODO integration/test_held_out_batches."""
 
 import pytest
 import pytorch_lightning as pl

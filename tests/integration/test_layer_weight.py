@@ -1,0 +1,52 @@
+"""TODO integration/test_layer_weight."""
+
+import pytest
+import torch
+from helpers.features import works
+from helpers.training import Lit, loader, trainer
+
+import gdp
+from gdp import GDPCallback
+
+
+@works("Training loop", "hooks after the backward pass that read or change `layer.weight`", "they meet the Parameter")
+@pytest.mark.parametrize("way", ["epoch", "end"])
+def test_the_weight_of_a_gated_layer_is_the_parameter(way):
+    class Touches(Lit):
+        def on_after_backward(self):
+            conv, linear = self.net[1][0], self.net[5]
+            self.norm = conv.weight.grad.norm() + linear.weight.grad.norm()
+            assert conv.weight is dict(conv.named_parameters())["weight"] and conv.weight.is_leaf
+
+        def on_train_batch_end(self, *_):
+            with torch.no_grad():
+                self.net[1][0].weight.clamp_(-0.08, 0.08)
+            assert self.net[1][0].weight.abs().max() <= 0.08
+            self.pair = torch.optim.SGD([self.net[1][0].weight], 0.1)
+
+    lit, pruning = Touches(), GDPCallback(0.5, shrink=way)
+    trainer(pruning, epochs=8).fit(lit, loader())
+    assert 0.49 <= pruning.report.remaining <= 0.5
+
+
+def test_weights_that_others_compute_with_stay_gated():
+    class Shares(torch.nn.Module):
+        """A layer, and somebody who computes with its weight."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (torch.nn.Conv2d(*sizes, 1) for sizes in ((3, 8), (8, 8), (8, 4)))
+
+        def forward(self, x):
+            x = self.a(x).relu()
+            return self.c(self.b(x) + torch.nn.functional.conv2d(x, self.b.weight))
+
+    net, x = Shares(), torch.randn(2, 3, 5, 5)
+    graph = gdp.trace(net, x)
+    assert "c.weight" in graph.private_weights and "b.weight" not in graph.private_weights
+    gates = gdp.insert_gates(net, graph)
+    gates.close("a", [0, 3])
+    before = net(x)
+    assert not bool(net.b.weight[:, [0, 3]].any()) and bool(net.b._parameters["weight"][:, [0, 3]].any())
+    gdp.remove(net, graph, gates)
+    torch.testing.assert_close(net(x), before)

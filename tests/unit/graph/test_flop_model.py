@@ -1,0 +1,42 @@
+"""TODO unit/graph/test_flop_model."""
+
+import itertools
+
+import pytest
+import torch
+import torchvision
+from helpers.networks import Chain, Residual
+from torch import nn
+
+import gdp
+
+X = torch.randn(1, 3, 12, 12)
+
+
+def test_flops_from_counts_equal_fvcore_for_every_combination_of_counts():
+    """Integers against fvcore on networks that are built with these widths."""
+    graph = gdp.trace(Chain(), X)
+    for a, b in itertools.product((1, 3, 8), (1, 5, 12)):
+        net = nn.Sequential(
+            nn.Sequential(nn.Conv2d(3, a, 3, padding=1), nn.BatchNorm2d(a), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()),
+            nn.Conv2d(b, 5, 1),
+        )
+        assert graph.flops.count(torch.tensor([a, b])) == gdp.utils.count_flops(net, X)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "googlenet", "densenet121", "regnet_x_400mf", "vit_b_16"])
+def test_dense_flops_equal_fvcore(name):
+    size = 224 if name == "vit_b_16" else 64
+    net, x = torchvision.models.get_model(name, weights=None), torch.randn(1, 3, size, size)
+    assert gdp.trace(net, x).flops.dense == gdp.utils.count_flops(net, x)
+
+
+def test_marginal_cost_is_the_derivative():
+    flops = gdp.trace(Residual(), X).flops
+    opened = flops.sizes - 1
+    for g, slope in enumerate(flops.marginal(opened).tolist()):
+        step = torch.zeros_like(opened)
+        step[g] = 1
+        central = (flops.count(opened + step) - flops.count(opened - step)) / 2
+        assert slope == pytest.approx(central)
