@@ -1,4 +1,4 @@
-"""TODO helpers/comparison."""
+"""How far two networks are apart, and gates that are closed by a rule."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""TODO helpers/cuts."""
+"""Runs that are cut in training, and what must be the same afterwards."""
 
 import pytorch_lightning as pl
 import torch

@@ -1,4 +1,4 @@
-"""TODO helpers/pruned."""
+"""A network that is cut, for tests of what comes after."""
 
 import torch
 from helpers.networks import randomize

@@ -1,4 +1,4 @@
-"""TODO helpers/recorders."""
+"""Callbacks that note what happens in a run."""
 
 from pytorch_lightning.callbacks import Callback
 

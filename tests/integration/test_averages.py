@@ -1,12 +1,12 @@
-"""TODO integration/test_averages."""
+"""Moving averages of the network: made by Lightning, by torch or by hand, at any time; teachers and snapshots."""
 
 from __future__ import annotations
 
 import copy
 
 import pytest
-import pytorch_lightning as pl
 import torch
+from helpers.beside import fit_beside
 from helpers.cuts import fit
 from helpers.features import works
 from helpers.training import Lit, images, loader, small_net, trainer
@@ -20,7 +20,6 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import gdp
-from gdp import GDPCallback
 
 
 @pytest.mark.parametrize("turn", [1, -1])
@@ -144,27 +143,6 @@ AREA = "Other callbacks"
 BOTH_ORDERS = pytest.mark.parametrize("turn", [1, -1], ids=["gdp first", "gdp last"])
 
 
-def fit(*others, turn=1, make=Lit, pruned=True, epochs=4, method="polar", shrink="epoch", data=None, resume=None, **kw):
-    """Train from the same start, with gdp before (1) or behind (-1) the other callbacks, or without it."""
-    pl.seed_everything(0)
-    lit, pruning = make(), GDPCallback(0.5, method=method, shrink=shrink)
-    run = trainer(*[pruning, *others][::turn] if pruned else others, epochs=epochs, **kw)
-    run.fit(lit, *([] if hasattr(lit, "batch_size") else [data or loader(), loader()]), ckpt_path=resume)
-    if pruned:
-        assert_pruned(lit, pruning)
-    return lit, pruning, run
-
-
-def assert_pruned(lit, pruning, low=0.49) -> None:
-    assert low <= pruning.report.remaining <= 0.5 and not gates(lit)
-    assert {type(m).__module__.split(".")[0] for m in lit.modules()} <= {"torch", "lit", __name__}
-    assert not {"configure_model", "on_load_checkpoint"} & lit.__dict__.keys()
-
-
-def gates(module: nn.Module) -> list[str]:
-    return [name for name in module.state_dict() if name.endswith("_gdp_gate")]
-
-
 AVERAGES = [
     pytest.param(lambda: StochasticWeightAveraging(0.01, 3), marks=works(AREA, "StochasticWeightAveraging"), id="swa"),
     pytest.param(lambda: EMAWeightAveraging(decay=0.9), marks=works(AREA, "EMAWeightAveraging"), id="ema"),
@@ -175,14 +153,14 @@ AVERAGES = [
 @pytest.fixture(scope="module")
 def without_averages():
     """A dense and a pruned network."""
-    return [fit(epochs=6, precision="64-true", pruned=pruned)[0] for pruned in (False, True)]
+    return [fit_beside(epochs=6, precision="64-true", pruned=pruned)[0] for pruned in (False, True)]
 
 
 @pytest.mark.parametrize("make", AVERAGES)
 @BOTH_ORDERS
 def test_averages(without_averages, turn, make):
     def run(*others, **kw):
-        return fit(*others, turn=turn, epochs=6, precision="64-true", **kw)[:2]
+        return fit_beside(*others, turn=turn, epochs=6, precision="64-true", **kw)[:2]
 
     averages = [make() for _ in range(3)]
     run(averages[0], pruned=False)

@@ -53,7 +53,7 @@ def test_the_whole_path():
     assert report.max_rel <= 1e-5
     # nothing of gdp is left
     assert list(lit.state_dict()) == keys and "configure_model" not in lit.__dict__
-    assert {type(m).__module__.split(".")[0] for m in lit.modules()} == {"torch", "lit"}
+    assert {type(m).__module__.split(".")[0] for m in lit.modules()} == {"torch", "helpers"}
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lit.modules()) and pruning.pruner is None
     # gates close, some to exact zero by the end of the window, the others stay above one half, and then all rest
     steps, end = len(watch.values), round(0.6 * len(watch.values))

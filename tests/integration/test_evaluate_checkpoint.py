@@ -1,13 +1,13 @@
-"""TODO integration/test_evaluate_checkpoint."""
+"""trainer.test with checkpoints from any moment, in modules with hooks, averages and states of their own."""
 
 import copy
 import zipfile
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from helpers.features import refused, works
+from helpers.resuming import Testable, run
 from helpers.training import Lit, LitWithAverage, loader, outputs, small_net, trainer
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from torch import nn
@@ -25,21 +25,8 @@ AVERAGES = {
 WITH_AVERAGES = pytest.mark.parametrize("average", AVERAGES.values(), ids=AVERAGES.keys())
 
 
-class Tested(Lit):
-    def test_step(self, batch, batch_idx):
-        self.log("test", self(batch[0]).sum())
-
-
-class TestedDeep(LitWithAverage):
-    test_step = Tested.test_step
-
-
-def run(tmp_path, *callbacks, make=Tested, epochs=10, path=None, **kw):
-    pl.seed_everything(0)
-    lit, save = make(), ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
-    fitting = trainer(*callbacks, save, epochs=epochs, enable_checkpointing=True, **kw)
-    fitting.fit(lit, loader(), loader(), ckpt_path=path)
-    return lit, fitting
+class AveragedTestable(LitWithAverage):
+    test_step = Testable.test_step
 
 
 @works("After fit", "`trainer.test(ckpt_path=...)` beside weight averaging", "same process, or a fresh model")
@@ -50,9 +37,9 @@ def test_averages_and_checkpoints_that_are_tested(tmp_path, average, epoch):
     lit, fitting = run(tmp_path, pruning, *average())
     fitting.save_checkpoint(tmp_path / "epoch=after.ckpt")
     path = tmp_path / f"epoch={epoch}.ckpt"
-    fresh = Tested()
+    fresh = Testable()
     trainer(GDPCallback(0.5), *average()).test(fresh, loader(), ckpt_path=path, verbose=False)
-    expected = outputs(gdp.load_checkpoint(Tested(), path))
+    expected = outputs(gdp.load_checkpoint(Testable(), path))
     torch.testing.assert_close(outputs(fresh), expected, rtol=1e-5, atol=1e-5)
     if epoch != 3:
         fitting.test(lit, loader(), ckpt_path=path, verbose=False)
@@ -60,7 +47,7 @@ def test_averages_and_checkpoints_that_are_tested(tmp_path, average, epoch):
 
 
 @works("Checkpoints and resume", "a checkpoint from after the cut, with averages")
-@pytest.mark.parametrize("make", [Tested, TestedDeep])
+@pytest.mark.parametrize("make", [Testable, AveragedTestable])
 @WITH_AVERAGES
 def test_checkpoints_from_after_the_cut_with_averages(tmp_path, average, make):
     lit, fitting = run(tmp_path, GDPCallback(0.5, module="net"), *average(), make=make, epochs=6)
@@ -78,9 +65,9 @@ def test_a_fresh_model_is_none_of_the_small_one(tmp_path):
     pruning = GDPCallback(0.5)
     _, fitting = run(tmp_path, pruning)
     for epoch in (2, 9):
-        fresh = Tested()
+        fresh = Testable()
         fitting.test(fresh, loader(), ckpt_path=tmp_path / f"epoch={epoch}.ckpt", verbose=False)
-        expected = gdp.load_checkpoint(Tested(), tmp_path / f"epoch={epoch}.ckpt")
+        expected = gdp.load_checkpoint(Testable(), tmp_path / f"epoch={epoch}.ckpt")
         torch.testing.assert_close(outputs(fresh), outputs(expected), rtol=1e-5, atol=1e-5)
 
 
@@ -89,7 +76,7 @@ def test_a_fresh_model_is_none_of_the_small_one(tmp_path):
 )
 def test_one_model_takes_one_checkpoint(tmp_path, refusal):
     run(tmp_path, GDPCallback(0.5))
-    lit, testing = Tested(), trainer(GDPCallback(0.5))
+    lit, testing = Testable(), trainer(GDPCallback(0.5))
     testing.test(lit, loader(), ckpt_path=tmp_path / "epoch=3.ckpt", verbose=False)
     before = copy.deepcopy(lit.state_dict())
     with refusal:
@@ -108,14 +95,14 @@ class Stop(Callback):
 )
 def test_an_interrupted_model_is_not_loaded_into(tmp_path, refusal):
     pruning = GDPCallback(0.5, shrink="end")
-    save, lit = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1), Tested()
+    save, lit = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1), Testable()
     with pytest.raises(RuntimeError, match="the power is gone"):
         trainer(pruning, Stop(), save, epochs=10, enable_checkpointing=True).fit(lit, loader())
     with refusal:
         trainer(pruning).test(lit, loader(), ckpt_path=tmp_path / "epoch=3.ckpt", verbose=False)
 
 
-class Teacher(Tested):
+class Teacher(Testable):
     """Its teacher is left out of checkpoints, and comes from elsewhere."""
 
     def __init__(self) -> None:
@@ -141,7 +128,7 @@ class Hooked(Teacher):
         checkpoint["state_dict"] |= {f"teacher.{k}": v for k, v in self.teacher.state_dict().items()}
 
 
-class Late(Tested):
+class Late(Testable):
     def __init__(self) -> None:
         super().__init__()
         self.net = None
@@ -155,7 +142,7 @@ class Own(GDPCallback):
     """A callback of the user's."""
 
 
-class Extra(Tested):
+class Extra(Testable):
     """Keeps something that is no tensor."""
 
     kept = 3
@@ -171,7 +158,7 @@ FORMS = [
     pytest.param(Filtered, GDPCallback, id="strict_loading=False"),
     pytest.param(Hooked, GDPCallback, id="on_load_checkpoint"),
     pytest.param(Late, GDPCallback, id="configure_model"),
-    pytest.param(Tested, Own, id="subclass"),
+    pytest.param(Testable, Own, id="subclass"),
     pytest.param(Extra, GDPCallback, id="extra state"),
 ]
 

@@ -1,4 +1,4 @@
-"""TODO integration/test_held_out_batches."""
+"""What happens to the module, its metrics and its loaders while held-out batches pass through it."""
 
 import pytest
 import pytorch_lightning as pl

@@ -1,4 +1,4 @@
-"""TODO integration/test_interrupted_fit."""
+"""Fits that were interrupted: begun anew, taken up again, left behind for another model."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""TODO integration/test_latency_budget."""
+"""A run whose budget counts measured time."""
 
 import time
 

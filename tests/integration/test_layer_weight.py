@@ -1,4 +1,4 @@
-"""TODO integration/test_layer_weight."""
+"""What `layer.weight` of a gated layer is to hooks, and to others who compute with it."""
 
 import pytest
 import torch

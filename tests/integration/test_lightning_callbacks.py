@@ -1,4 +1,4 @@
-"""TODO integration/test_lightning_callbacks."""
+"""GDPCallback beside the callbacks that come with Lightning, before and after it in the list: both do their work."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from datetime import timedelta
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers.beside import Progress, assert_pruned, fit_beside, gate_buffers
 from helpers.features import refused, works
 from helpers.training import Lit, images, loader, small_net, trainer
 from pytorch_lightning.callbacks import (
@@ -50,40 +51,6 @@ BOTH_ORDERS = pytest.mark.parametrize("turn", [1, -1], ids=["gdp first", "gdp la
 UNFINISHED = ".*training ended after .* steps, before the window"
 
 
-def fit(*others, turn=1, make=Lit, pruned=True, epochs=4, method="polar", shrink="epoch", data=None, resume=None, **kw):
-    """Train from the same start, with gdp before (1) or behind (-1) the other callbacks, or without it."""
-    pl.seed_everything(0)
-    lit, pruning = make(), GDPCallback(0.5, method=method, shrink=shrink)
-    run = trainer(*[pruning, *others][::turn] if pruned else others, epochs=epochs, **kw)
-    run.fit(lit, *([] if hasattr(lit, "batch_size") else [data or loader(), loader()]), ckpt_path=resume)
-    if pruned:
-        assert_pruned(lit, pruning)
-    return lit, pruning, run
-
-
-def assert_pruned(lit, pruning, low=0.49) -> None:
-    assert low <= pruning.report.remaining <= 0.5 and not gates(lit)
-    assert {type(m).__module__.split(".")[0] for m in lit.modules()} <= {"torch", "lit", __name__}
-    assert not {"configure_model", "on_load_checkpoint"} & lit.__dict__.keys()
-
-
-def gates(module: nn.Module) -> list[str]:
-    return [name for name in module.state_dict() if name.endswith("_gdp_gate")]
-
-
-class Progress(Callback):
-    """What remains after every step, and whether the target is met by then."""
-
-    def __init__(self) -> None:
-        self.remaining, self.done = [], []
-
-    def on_train_batch_end(self, trainer, pl_module, *_):
-        pruner = next(c for c in trainer.callbacks if isinstance(c, GDPCallback)).pruner
-        if len(self.done) < trainer.global_step:
-            self.remaining.append(pruner.remaining)
-            self.done.append(pruner.done)
-
-
 class Stalled(Lit):
     """Logs a value that never gets better."""
 
@@ -107,7 +74,7 @@ def test_early_stopping(turn, patience, steps):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             stopping = EarlyStopping("stall", patience=patience)
-            *_, run = fit(stopping, turn=turn, make=Stalled, pruned=pruned, epochs=10)
+            *_, run = fit_beside(stopping, turn=turn, make=Stalled, pruned=pruned, epochs=10)
         ends.append((run.global_step, stopping.stopped_epoch))
     assert ends[0] == ends[1] == (steps, patience)
     assert len([w for w in caught if "before the window for pruning did" in str(w.message)]) == (patience == 2)
@@ -160,7 +127,7 @@ def test_learning_rates(tmp_path, name):
     def rates(turn=1, pruned=True):
         monitor, logger = LearningRateMonitor("step", log_momentum=True), CSVLogger(tmp_path)
         each_step = {"log_every_n_steps": 1, "limit_val_batches": 0}
-        fit(monitor, turn=turn, make=Scheduled, pruned=pruned, epochs=2, logger=logger, **each_step)
+        fit_beside(monitor, turn=turn, make=Scheduled, pruned=pruned, epochs=2, logger=logger, **each_step)
         return monitor.lrs, monitor.last_momentum_values
 
     assert type(make_scheduler(name, Lit().configure_optimizers())) is KINDS[name]
@@ -180,7 +147,7 @@ def test_accumulation_that_changes(turn, scheduling, size, steps):
     def run(*more, **kw):
         accumulation = GradientAccumulationScheduler(dict(scheduling))
         kw |= {"turn": turn, "epochs": 10, "data": loader(size), "method": gdp.Polar(start=0.1, end=0.6)}
-        return fit(accumulation, *more, **kw)[-1]
+        return fit_beside(accumulation, *more, **kw)[-1]
 
     progress = Progress()
     with warnings.catch_warnings():
@@ -279,7 +246,7 @@ def test_every_hook_is_called(turn):
     def calls(**kw):
         seen = []
         noting = LambdaCallback(**{name: lambda *_, name=name, **__: seen.append(name) for name in hooks})
-        fit(noting, turn=turn, **kw)
+        fit_beside(noting, turn=turn, **kw)
         return seen
 
     found = calls()
@@ -300,7 +267,7 @@ def test_summaries(capsys, caplog, monkeypatch, turn, make):
     for pruned in (False, True):
         caplog.clear()
         with caplog.at_level(logging.INFO, "pytorch_lightning.callbacks.model_summary"):
-            fit(make(max_depth=3), turn=turn, pruned=pruned)
+            fit_beside(make(max_depth=3), turn=turn, pruned=pruned)
         mine = [r.getMessage() for r in caplog.records if r.name.endswith("model_summary")]
         summaries.append((mine, capsys.readouterr().out))
     text = "".join(summaries[0][0]) + summaries[0][1]
@@ -319,7 +286,7 @@ def test_progress_bars(capsys, monkeypatch, turn, make):
     monkeypatch.setenv("COLUMNS", "200")
     texts = []
     for pruned in (False, True):
-        fit(make(), turn=turn, pruned=pruned, enable_progress_bar=True)
+        fit_beside(make(), turn=turn, pruned=pruned, enable_progress_bar=True)
         captured = capsys.readouterr()
         texts.append(captured.out + captured.err)
     assert all("Epoch 3" in text and "4/4" in text for text in texts)
@@ -349,7 +316,7 @@ def test_monitors(tmp_path, turn, make, mine):
     columns = []
     for pruned in (False, True):
         logger = CSVLogger(tmp_path, version=int(pruned))
-        fit(make(), turn=turn, pruned=pruned, logger=logger, log_every_n_steps=1)
+        fit_beside(make(), turn=turn, pruned=pruned, logger=logger, log_every_n_steps=1)
         rows = (tmp_path / f"lightning_logs/version_{int(pruned)}/metrics.csv").read_text().splitlines()
         columns.append({name for name in rows[0].split(",") if not name.startswith("gdp/")})
     assert columns[0] == columns[1] and (not mine or mine in columns[0])
@@ -360,19 +327,19 @@ def test_monitors(tmp_path, turn, make, mine):
 def test_timer(turn):
     timer = Timer(timedelta(seconds=0.3))
     with pytest.warns(UserWarning, match=UNFINISHED):
-        *_, run = fit(timer, turn=turn, epochs=10_000)
+        *_, run = fit_beside(timer, turn=turn, epochs=10_000)
     assert timer.time_elapsed() >= 0.3 and 0 < run.global_step < 4000
     timer = Timer(timedelta(hours=1))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=UNFINISHED)
-        *_, run = fit(timer, turn=turn)
+        *_, run = fit_beside(timer, turn=turn)
     assert 0 < timer.time_elapsed() < 3600 and run.global_step == 16
 
 
 @works(AREA, "Timer", "time that is up inside the window: warns, the target still holds")
 def test_max_time():
     with pytest.warns(UserWarning, match=UNFINISHED):
-        *_, run = fit(epochs=10_000, max_time=timedelta(seconds=0.3))
+        *_, run = fit_beside(epochs=10_000, max_time=timedelta(seconds=0.3))
     assert 0 < run.global_step < 4000
 
 
@@ -386,7 +353,7 @@ def test_spikes(tmp_path, turn):
 
     def run(make, **kw):
         spikes = SpikeDetection(warmup=1, rtol=10, exclude_batches_path=str(tmp_path / "skip.json"))
-        fit(spikes, turn=turn, make=make, epochs=6, **kw)
+        fit_beside(spikes, turn=turn, make=make, epochs=6, **kw)
         return spikes.bad_batches
 
     assert run(Lit) == []
@@ -409,7 +376,7 @@ def test_predictions_are_written(turn):
             return self(batch[0])
 
     writer = Writer("epoch")
-    lit, _, run = fit(writer, turn=turn, make=Predicting)
+    lit, _, run = fit_beside(writer, turn=turn, make=Predicting)
     run.predict(lit, DataLoader(images(), batch_size=16))
     with torch.no_grad():
         torch.testing.assert_close(writer.found, lit.eval()(images().tensors[0]))
@@ -438,7 +405,7 @@ def test_callbacks_of_the_module(turn, own):
     assert stopping.stopped_epoch == 7 and run.global_step == 32
     run = trainer(*mine, epochs=2)  # once more, with what is left
     run.fit(lit, loader(), loader())
-    assert 0.49 <= pruning.report.remaining <= 0.5 and not gates(lit)
+    assert 0.49 <= pruning.report.remaining <= 0.5 and not gate_buffers(lit)
 
 
 @works(AREA, "GDPCallback from LightningModule.configure_callbacks")
@@ -462,4 +429,4 @@ def test_a_callback_of_the_module_takes_the_place_of_the_trainers(turn):
 @BOTH_ORDERS
 def test_a_second_pruner(turn, refusal):
     with refusal:
-        fit(ModelPruning("l1_unstructured", amount=0.5), turn=turn)
+        fit_beside(ModelPruning("l1_unstructured", amount=0.5), turn=turn)

@@ -207,7 +207,7 @@ def test_saving_before_gdp_has_its_turn(tmp_path, way):
 # after fit
 
 
-class Tested(Lit):
+class Testable(Lit):
     def test_step(self, batch, batch_idx):
         self.log("test", (self(batch[0]).argmax(1) == batch[1]).float().mean())
 
@@ -217,7 +217,7 @@ class Tested(Lit):
 
 @after("`trainer.test`, `validate` and `predict` with the model")
 def test_the_small_network_is_evaluated(tmp_path):
-    lit, _, run, _, _ = written(tmp_path, Tested)
+    lit, _, run, _, _ = written(tmp_path, Testable)
     tested = run.test(lit, loader(), verbose=False)[0]["test"]
     validated = run.validate(lit, loader(), verbose=False)[0]["val"]
     predicted = torch.cat(run.predict(lit, loader()))
@@ -235,7 +235,7 @@ def test_a_checkpoint_from_after_the_window_is_evaluated(tmp_path, way, given):
     pl.seed_everything(0)
     seen, save = Outputs(), ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_last="link")
     best = ModelCheckpoint(tmp_path / "best", monitor="late", mode="max", filename="{epoch}")
-    lit, pruning = Tested(), GDPCallback(0.5, shrink=way)
+    lit, pruning = Testable(), GDPCallback(0.5, shrink=way)
 
     class Late(Callback):
         def on_train_epoch_end(self, trainer, pl_module):
@@ -255,9 +255,9 @@ def test_a_checkpoint_from_after_the_window_is_evaluated(tmp_path, way, given):
     "`trainer.test(LitModel(), ckpt_path=...)` with a `GDPCallback` in a new process", "the model becomes what it was"
 )
 def test_a_fresh_model_takes_the_checkpoint(tmp_path):
-    _, _, _, paths, seen = written(tmp_path, Tested)
+    _, _, _, paths, seen = written(tmp_path, Testable)
     for epoch in (0, 3, 9):
-        lit = Tested()
+        lit = Testable()
         trainer(GDPCallback(0.5)).test(lit, loader(), ckpt_path=paths[epoch], verbose=False)
         torch.testing.assert_close(outputs(lit), seen.at[epoch], rtol=1e-5, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""TODO integration/test_methods."""
+"""Runs with every kind of method: target, resuming, methods of one's own, methods in a config."""
 
 from dataclasses import dataclass
 
@@ -62,7 +62,7 @@ def test_a_run_meets_the_target_exactly(method, kw):
     assert all(torch.equal(now, settled) for now in values[end:]) and end < len(values)
     assert all((group > 0).any() for now in values for group in now.split([8, 16, 16]))
     assert not any(name.endswith("_gdp_gate") for name in lit.state_dict())
-    assert {type(m).__module__.split(".")[0] for m in lit.modules()} == {"torch", "lit"}
+    assert {type(m).__module__.split(".")[0] for m in lit.modules()} == {"torch", "helpers"}
 
 
 def test_indicators_part_inside_the_window():

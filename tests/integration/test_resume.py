@@ -1,28 +1,14 @@
-"""TODO integration/test_resume."""
+"""Runs that are resumed into other lengths, with optimizers that take turns, with several callbacks."""
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from helpers.features import refused, works
-from helpers.training import Lit, LitWithBlocks, X, loader, outputs, small_net, trainer
+from helpers.resuming import Testable, Turns, run
+from helpers.training import LitWithBlocks, X, loader, outputs, small_net, trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from torch import nn
 
 import gdp
 from gdp import GDPCallback
-
-
-class Tested(Lit):
-    def test_step(self, batch, batch_idx):
-        self.log("test", self(batch[0]).sum())
-
-
-def run(tmp_path, *callbacks, make=Tested, epochs=10, path=None, **kw):
-    pl.seed_everything(0)
-    lit, save = make(), ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
-    fitting = trainer(*callbacks, save, epochs=epochs, enable_checkpointing=True, **kw)
-    fitting.fit(lit, loader(), loader(), ckpt_path=path)
-    return lit, fitting
 
 
 @refused("Checkpoints and resume", "resuming after whole blocks have gone", "A run can't be resumed after whole blocks")
@@ -37,7 +23,7 @@ def test_blocks_can_not_be_resumed_after_the_cut(tmp_path, refusal):
         )
 
 
-class Two(Tested):
+class Two(Testable):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.net = small_net(), small_net(), None
@@ -83,31 +69,10 @@ def test_a_resumed_run_may_be_another(tmp_path, way, kw, total):
 
     options = {"epochs": 20} | {k: v for k, v in kw.items() if k != "batch_size"}
     data = loader(batch_size=kw.get("batch_size", 16))
-    trainer(pruning, Held(), **options).fit(Tested(), data, ckpt_path=tmp_path / "epoch=4.ckpt")
+    trainer(pruning, Held(), **options).fit(Testable(), data, ckpt_path=tmp_path / "epoch=4.ckpt")
     assert 0.29 <= pruning.report.remaining <= 0.3
     assert held[-1] == (total, True, total)
     assert next(step for step, done, _ in held if done) == max(21, round(0.6 * total))
-
-
-class Turns(Tested):
-    """Two optimizers take turns, batch by batch: `turn` says which of them steps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization, self.critic = False, nn.Linear(4, 1)
-
-    def turn(self, batch_idx: int) -> int:
-        return self.global_step % 2
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.critic.parameters(), 0.01), torch.optim.SGD(self.net.parameters(), 0.05)
-
-    def training_step(self, batch, batch_idx):
-        optimizer = self.optimizers()[self.turn(batch_idx)]
-        optimizer.zero_grad()
-        out = self.net(batch[0])
-        self.manual_backward(self.loss(out, batch[1]) + self.critic(out).mean())
-        optimizer.step()
 
 
 class Seldom(Turns):
@@ -149,12 +114,12 @@ def resumed_steps(tmp_path, make, step, epochs, **kw):
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6, 7])
 def test_a_longer_run_inside_an_epoch(tmp_path, step):
-    assert resumed_steps(tmp_path, Tested, step, 3) == (12, 12)
+    assert resumed_steps(tmp_path, Testable, step, 3) == (12, 12)
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6, 7])
 def test_a_dense_run_inside_an_epoch(tmp_path, step):
-    assert resumed_steps(tmp_path, Tested, step, 3, first=[]) == (12 - step, 12 - step)
+    assert resumed_steps(tmp_path, Testable, step, 3, first=[]) == (12 - step, 12 - step)
 
 
 @works("Checkpoints and resume", "optimizers that take turns", "no step is counted twice")

@@ -1,62 +1,38 @@
-"""TODO integration/test_tuners."""
+"""GDPCallback beside Lightning's tuners."""
 
 from __future__ import annotations
+
+import gc
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers.beside import Progress, assert_pruned, fit_beside, gate_buffers
 from helpers.features import works
-from helpers.training import Lit, images, loader, trainer
+from helpers.training import Lit, images, trainer
 from pytorch_lightning.callbacks import (
     BatchSizeFinder,
-    Callback,
     LambdaCallback,
     LearningRateFinder,
 )
 from pytorch_lightning.tuner import Tuner
-from torch import nn
 from torch.utils.data import DataLoader
 
 from gdp import GDPCallback
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_garbage():
+    """Lightning's finders collect garbage again and again, which takes its time with all of torch in memory."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
 
 AREA = "Other callbacks"
 
 
 BOTH_ORDERS = pytest.mark.parametrize("turn", [1, -1], ids=["gdp first", "gdp last"])
-
-
-def fit(*others, turn=1, make=Lit, pruned=True, epochs=4, method="polar", shrink="epoch", data=None, resume=None, **kw):
-    """Train from the same start, with gdp before (1) or behind (-1) the other callbacks, or without it."""
-    pl.seed_everything(0)
-    lit, pruning = make(), GDPCallback(0.5, method=method, shrink=shrink)
-    run = trainer(*[pruning, *others][::turn] if pruned else others, epochs=epochs, **kw)
-    run.fit(lit, *([] if hasattr(lit, "batch_size") else [data or loader(), loader()]), ckpt_path=resume)
-    if pruned:
-        assert_pruned(lit, pruning)
-    return lit, pruning, run
-
-
-def assert_pruned(lit, pruning, low=0.49) -> None:
-    assert low <= pruning.report.remaining <= 0.5 and not gates(lit)
-    assert {type(m).__module__.split(".")[0] for m in lit.modules()} <= {"torch", "lit", __name__}
-    assert not {"configure_model", "on_load_checkpoint"} & lit.__dict__.keys()
-
-
-def gates(module: nn.Module) -> list[str]:
-    return [name for name in module.state_dict() if name.endswith("_gdp_gate")]
-
-
-class Progress(Callback):
-    """What remains after every step, and whether the target is met by then."""
-
-    def __init__(self) -> None:
-        self.remaining, self.done = [], []
-
-    def on_train_batch_end(self, trainer, pl_module, *_):
-        pruner = next(c for c in trainer.callbacks if isinstance(c, GDPCallback)).pruner
-        if len(self.done) < trainer.global_step:
-            self.remaining.append(pruner.remaining)
-            self.done.append(pruner.done)
 
 
 class Sized(Lit):
@@ -98,7 +74,7 @@ def test_finders(tmp_path, turn, make, result):
     for pruned in (False, True):
         finder, progress = make(), Progress()
         more = [finder, progress] if pruned else [finder]
-        lit, _, run = fit(*more, turn=turn, make=Sized, pruned=pruned, default_root_dir=tmp_path)
+        lit, _, run = fit_beside(*more, turn=turn, make=Sized, pruned=pruned, default_root_dir=tmp_path)
         ends.append((result(finder), lit.batch_size, lit.lr, run.global_step))
     assert ends[0] == ends[1] and result(finder) and (lit.batch_size, lit.lr) != (8, 0.05)
     assert len(progress.done) == run.global_step == 4 * 64 // lit.batch_size
@@ -131,7 +107,7 @@ def test_tuners(tmp_path, turn, tune):
         run = trainer(*[pruning, watch][::turn] if pruned else [watch], epochs=4, default_root_dir=tmp_path)
         found.append((tune(Tuner(run), lit), lit.batch_size, lit.lr))
         state = lit.state_dict()
-        assert not gates(lit) and state.keys() == start.keys() and "configure_model" not in lit.__dict__
+        assert not gate_buffers(lit) and state.keys() == start.keys() and "configure_model" not in lit.__dict__
         assert all(torch.equal(state[name], value) for name, value in start.items() if "running" not in name)
         run.fit(lit)
     assert found[0] == found[1] and found[0][0] and (lit.batch_size, lit.lr) != (8, 0.05)

@@ -1,4 +1,4 @@
-"""TODO integration/test_two_callbacks."""
+"""Two GDPCallbacks in one run."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""TODO integration/test_unsound_training."""
+"""Losses that are not finite, batches of one, losses that see a part of the network, examples without data."""
 
 import pytest
 import torch

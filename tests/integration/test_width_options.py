@@ -1,4 +1,4 @@
-"""TODO integration/test_width_options."""
+"""`min_channels` and `round_to` in runs."""
 
 import pytest
 from helpers.training import Lit, loader, small_net, trainer

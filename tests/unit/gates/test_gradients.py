@@ -1,4 +1,4 @@
-"""TODO unit/gates/test_gradients."""
+"""The gradient of a gate is in the gradient of the weight behind it."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""TODO unit/graph/test_channel_graph."""
+"""Groups that are frozen after the trace."""
 
 import torch
 from helpers.networks import Residual

@@ -1,4 +1,4 @@
-"""TODO unit/graph/test_cut_plan."""
+"""Cut plans, one after the other."""
 
 from helpers.networks import Chain, inputs
 

@@ -1,4 +1,4 @@
-"""TODO unit/lightning/test_options."""
+"""Arguments of GDPCallback that are out of range."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""TODO unit/methods/test_registry."""
+"""Names of methods."""
 
 import pytest
 

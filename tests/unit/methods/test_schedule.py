@@ -1,4 +1,4 @@
-"""TODO unit/methods/test_schedule."""
+"""Options of the schedule."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""TODO unit/report/test_history."""
+"""Which moments a history keeps, and how it is read back."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""TODO unit/report/test_report."""
+"""Reports without a run."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""TODO unit/selection/test_budget."""
+"""Targets that can be reached, and what is allowed on the way to them."""
 
 import itertools
 import math

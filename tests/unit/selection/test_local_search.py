@@ -1,4 +1,4 @@
-"""TODO unit/selection/test_local_search."""
+"""Neighbours of a vector of open counts."""
 
 import torch
 

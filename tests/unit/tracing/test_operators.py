@@ -1,36 +1,13 @@
-"""TODO unit/tracing/test_operators."""
+"""Operators in unusual places: what joins, carries or freezes channels, and what is counted."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers.networks import conv, randomize
+from helpers.small_net import Net, X, prune
 from torch import nn
 
 import gdp
-from gdp.surgery import freeze_uncuttable_groups
-
-X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-
-
-class Net(nn.Module):
-    """Two convs of 8 channels and a head; `body` says what happens in between."""
-
-    def __init__(self, body, channels: int = 8, **layers: nn.Module) -> None:
-        super().__init__()
-        self.body, self.a, self.b, self.head = body, conv(3, 8), conv(3, 8), nn.Conv2d(channels, 4, 1)
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x):
-        return self.body(self, x)
-
-
-def prune(net: nn.Module, x: torch.Tensor = X, share: float = 0.5) -> tuple[gdp.ChannelGraph, gdp.Report]:
-    graph = freeze_uncuttable_groups(net, gdp.trace(net, x))
-    gates = gdp.insert_gates(net, graph)
-    for group in graph.groups:
-        gates.close(group.name, range(max(1, int(share * group.size))))
-    return graph, gdp.remove(net, graph, gates)
 
 
 @pytest.mark.parametrize("dim", [0, 2, "stack"])

@@ -1,4 +1,4 @@
-"""TODO unit/utils/test_difference."""
+"""Differences of outputs."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""TODO unit/utils/test_files."""
+"""Files on a full disk and in a read-only folder."""
 
 import os
 import subprocess

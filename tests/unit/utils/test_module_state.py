@@ -1,37 +1,14 @@
-"""TODO unit/utils/test_module_state."""
+"""Passes leave buffers and random generators as they were."""
 
 import copy
 
 import numpy as np
 import torch
-from helpers.networks import conv
+from helpers.small_net import Net, X, prune
 from torch import nn
 
 import gdp
 from gdp.surgery import freeze_uncuttable_groups
-
-X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-
-
-class Net(nn.Module):
-    """Two convs of 8 channels and a head; `body` says what happens in between."""
-
-    def __init__(self, body, channels: int = 8, **layers: nn.Module) -> None:
-        super().__init__()
-        self.body, self.a, self.b, self.head = body, conv(3, 8), conv(3, 8), nn.Conv2d(channels, 4, 1)
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x):
-        return self.body(self, x)
-
-
-def prune(net: nn.Module, x: torch.Tensor = X, share: float = 0.5) -> tuple[gdp.ChannelGraph, gdp.Report]:
-    graph = freeze_uncuttable_groups(net, gdp.trace(net, x))
-    gates = gdp.insert_gates(net, graph)
-    for group in graph.groups:
-        gates.close(group.name, range(max(1, int(share * group.size))))
-    return graph, gdp.remove(net, graph, gates)
 
 
 def test_inputs_and_buffers_changed_by_forward_are_put_back():
