@@ -13,7 +13,7 @@ DOCUMENT = ROOT / "docs/compatibility.md"
 AREAS = (
     "Precision",
     "Training loop",
-    "Kinds of gates",
+    "Methods",
     "Strategies",
     "torch.compile",
     "Other callbacks",

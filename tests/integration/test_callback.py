@@ -169,7 +169,7 @@ def test_example_input_array_is_preferred_and_no_batch_is_drawn_for_it():
 
 
 def test_taking_an_example_leaves_the_run_as_it_was():
-    """The batch for the trace and the trial cut consume no random numbers: order of data and dropout stay the same."""
+    """The batch for the trace and the dry run consume no random numbers: order of data and dropout stay the same."""
 
     class Order(Lit):
         def __init__(self) -> None:

@@ -22,7 +22,7 @@ from gdp.surgery import check_optimizers_cuttable
 WAYS = ["end", "epoch", 3]
 
 
-def test_the_network_shrinks_on_the_way_and_ends_the_same():
+def test_the_network_shrinks_in_training_and_ends_the_same():
     late, *early = (fit(way) for way in WAYS)
     assert len(set(late[2].sizes)) == 1
     steps = len(late[2].sizes)
@@ -110,7 +110,7 @@ def test_an_average_inside_the_lightning_module_is_cut_along():
 
 @refused(
     "Other callbacks",
-    "a teacher, or an average made by hand, while channels are cut on the way",
+    "a teacher, or an average made by hand, while channels are cut in training",
     "has the same tensors as the network that is pruned. …AveragedModel… GDPCallback(shrink='end').",
 )
 def test_a_second_network_that_nobody_knows_is_refused_before_the_first_step(refusal):
@@ -140,7 +140,7 @@ def test_a_second_network_that_nobody_knows_is_refused_before_the_first_step(ref
 
 @refused(
     "Training loop",
-    "optimizers whose state has other shapes than the parameters, such as Adafactor, while channels are cut on the way",
+    "optimizers whose state has other shapes than the parameters, such as Adafactor, while channels are cut in training",
     "gdp can cut state of the parameter's own shape only…GDPCallback(shrink='end')",
 )
 def test_optimizer_state_that_cannot_be_cut_is_refused_after_the_first_step(refusal):
@@ -228,7 +228,7 @@ def test_compiled_networks_are_compiled_once_per_cut():
     torch.compiler.reset()
 
 
-def test_a_cut_that_fails_on_the_way_waits_for_the_end():
+def test_a_cut_that_fails_in_training_waits_for_the_end():
     class Strict(nn.Sequential):
         strict = False
 

@@ -121,7 +121,7 @@ def test_every_held_out_sample_has_its_turn_before_one_comes_again():
     assert len({tuple(batch) for batch in lit.learned}) > 20
 
 
-@features.works("Kinds of gates", '`method=gdp.Annealed(held_out="val")`', "the gates learn on the validation data")
+@features.works("Methods", '`method=gdp.Annealed(held_out="val")`', "the gates learn on the validation data")
 def test_the_validation_data_teach_the_gates_and_are_validated_as_ever():
     class Other(Numbered):
         def __getitem__(self, i):
@@ -271,7 +271,7 @@ class Nothing(Lit):
 
 
 @features.refused(
-    "Kinds of gates",
+    "Methods",
     '`method="annealed"` with manual optimization',
     "Gates that learn on held-out batches ask ….training_step for a loss, but with manual optimization it trains the "
     "weights as well. Use method='polar', or automatic optimization.",
@@ -318,7 +318,7 @@ class First(Lit):
 
 
 @features.refused(
-    "Kinds of gates",
+    "Methods",
     '`method="annealed"` with data that can\'t be split',
     "Annealed gates need data that is held out, and gdp can take it from one torch DataLoader with a data set of known "
     "length and torch's own sampling, but this is …. Hold out "
@@ -351,7 +351,7 @@ def test_validation_data_that_are_not_there_are_refused(val):
 # two processes
 
 
-@features.works("Kinds of gates", '`method="annealed"` with DDP', "every process holds out its share")
+@features.works("Methods", '`method="annealed"` with DDP', "every process holds out its share")
 def test_two_processes_hold_out_the_same_and_decide_alike(tmp_path):
     first, second = two_processes(__file__, tmp_path)
     assert first["raw"] == second["raw"] and first["plan"] == second["plan"] and 0.0 in first["raw"]

@@ -168,7 +168,7 @@ def test_a_picture_that_can_not_be_written_is_refused(tmp_path, name):
 
 @KINDS
 @pytest.mark.parametrize("often", [1, 12])
-@works("Kinds of gates", "TensorBoard", "a histogram of the gates, what is left of every group, FLOPs, lambda")
+@works("Methods", "TensorBoard", "a histogram of the gates, what is left of every group, FLOPs, lambda")
 def test_tensorboard_shows_gates_and_groups(tmp_path, method, often):
     _, report, run = fit(method=method, logger=TensorBoardLogger(tmp_path), log_every_n_steps=often)
     events = EventAccumulator(run.logger.log_dir, size_guidance={"histograms": 0, "scalars": 0}).Reload()

@@ -46,7 +46,7 @@ RUNS = [
 ]
 
 
-@works("Kinds of gates", '`method="annealed"`', "a fifth of the training data is held out for the gates")
+@works("Methods", '`method="annealed"`', "a fifth of the training data is held out for the gates")
 @pytest.mark.parametrize(
     "method, kw", RUNS, ids=["usual", "target", "val", "at the end", "steps", "bf16", "accumulated"]
 )
@@ -73,7 +73,7 @@ def test_indicators_part_inside_the_window():
     assert before[settled > 0].min() > 0.5 > before[settled == 0].max()
 
 
-@works("Kinds of gates", 'resuming with `method="annealed"`', "bit for bit the uninterrupted run")
+@works("Methods", 'resuming with `method="annealed"`', "bit for bit the uninterrupted run")
 @pytest.mark.parametrize(
     "method", ["annealed", QUICK, Annealed(held_out="val", every=2)], ids=["usual", "quick", "val"]
 )
@@ -98,7 +98,7 @@ def test_resumed_equals_uninterrupted(tmp_path, method):
 
 
 @pytest.mark.parametrize("kinds", [("polar", "annealed"), ("annealed", "polar")], ids="-".join)
-def test_a_run_is_not_resumed_with_another_kind(tmp_path, kinds):
+def test_a_run_is_not_resumed_with_another_method(tmp_path, kinds):
     save = ModelCheckpoint(tmp_path, filename="gates")
     trainer(GDPCallback(0.5, method=kinds[0]), save, epochs=3, enable_checkpointing=True).fit(Lit(), loader())
     lit = Lit()
@@ -112,7 +112,7 @@ def test_a_run_is_not_resumed_with_another_kind(tmp_path, kinds):
 
 @dataclass(frozen=True)
 class Lottery(gdp.PruningMethod):
-    """A third kind, in a few lines: linear gates, and a worth that is drawn by lot."""
+    """A third kind, in a few lines: linear gates, and a importance that is drawn by lot."""
 
     temperatures = (1.0, 1.0)
 
@@ -134,8 +134,8 @@ class Lottery(gdp.PruningMethod):
         return torch.where(keep_mask, gate_param.clamp_min(0.6), 0.0)
 
 
-@works("Kinds of gates", "a kind of one's own", "one subclass of `gdp.PruningMethod`")
-def test_another_kind_is_one_small_class():
+@works("Methods", "a method of one's own", "one subclass of `gdp.PruningMethod`")
+def test_a_method_of_ones_own_is_one_small_class():
     _, pruning, trail, _ = fit(Lottery(end=0.7), target=0.4)
     assert 0.39 <= pruning.report.remaining <= 0.4 and pruning.report.max_rel <= 1e-5
     assert any(((values > 0.1) & (values < 0.9)).any() for values in trail)

@@ -56,8 +56,8 @@ def test_steps_that_the_scaler_skips_do_not_move_gates(fused):
 
 
 @works("Precision", "fused optimizers under a gradient scaler", "gradients are read without the scale")
-def test_the_scale_of_gradients_does_not_change_what_channels_are_worth():
-    def worth(fused: bool):
+def test_the_scale_of_gradients_does_not_change_the_importance():
+    def importance(fused: bool):
         class Fused(AnyType):
             def configure_optimizers(self):
                 return torch.optim.SGD(self.parameters(), 0.02, fused=fused)
@@ -75,4 +75,4 @@ def test_the_scale_of_gradients_does_not_change_what_channels_are_worth():
         trainer(pruning, Look(), epochs=2, plugins=[plugin], limit_train_batches=3).fit(Fused(), loader())
         return seen[2]
 
-    torch.testing.assert_close(worth(True), worth(False), rtol=1e-2, atol=1e-9)
+    torch.testing.assert_close(importance(True), importance(False), rtol=1e-2, atol=1e-9)

@@ -59,7 +59,7 @@ class Tally:
     shown: int = 0  # groups that were seen to matter, of
     asked: int = 0
     blind: int = 0  # networks in which nothing was seen to matter
-    late: int = 0  # networks in which only the trial cut found a group that must stay
+    late: int = 0  # networks in which only the dry run found a group that must stay
     partly_frozen: int = 0  # networks with channels that must stay beside those of the outputs
     failures: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -68,7 +68,7 @@ class Tally:
         return (
             f"{self.nets} networks, {self.groups} groups, {self.closed / self.channels:.0%} of {self.channels} "
             f"channels closed, {self.shown / self.asked:.1%} of the controls differ, {self.partly_frozen} networks "
-            f"with parts that must stay, {self.late} of them found by the trial cut only, {self.blind} networks that "
+            f"with parts that must stay, {self.late} of them found by the dry run only, {self.blind} networks that "
             f"show nothing, worst relative difference {self.worst:.1e}\n{dict(self.kinds.most_common())}"
         )
 

@@ -1,4 +1,4 @@
-"""Annealed gates (DAIS), and the seam through which a kind of gates reaches a run."""
+"""Annealed gates (DAIS), and the way a method reaches a run."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_indicators_are_sigmoids_exact_at_both_ends_and_rising(temperature):
     torch.testing.assert_close(value[1:-1].double(), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_settled_gates_are_zero_or_above_one_half():
+def test_finalized_gates_are_zero_or_above_one_half():
     raw = Annealed().finalize(torch.tensor([1.0, 0.1, 0.7, 0.0]), torch.tensor([True, True, False, False]), 0.02)
     value = indicator(raw, 0.02)
     assert value[[2, 3]].tolist() == [0.0, 0.0] and value[[0, 1]].min() > 0.5

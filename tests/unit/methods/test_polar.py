@@ -33,7 +33,7 @@ def test_a_closing_gate_may_come_back_until_it_is_zero():
     assert polarize(torch.zeros(1), stay, 1e-2, 0.8, 0.01) == 0.0
 
 
-def test_settled_gates_are_zero_or_above_one_half():
+def test_finalized_gates_are_zero_or_above_one_half():
     raw = Polar().finalize(torch.tensor([1.0, 0.001, 0.7, 0.0]), torch.tensor([True, True, False, False]), 1e-4)
     value = polar_gate(raw, 1e-4)
     assert value[[2, 3]].tolist() == [0.0, 0.0] and value[[0, 1]].min() > 0.5

@@ -19,7 +19,7 @@ def train(net: nn.Module, pruner: gdp.Pruner, optimizer: torch.optim.Optimizer, 
         pruner.step()
 
 
-def test_worth_is_the_squared_gradient_of_the_gate_tied_weights_included():
+def test_importance_is_the_squared_gradient_of_the_gate_tied_weights_included():
     """Against finite differences of the loss in every gate."""
     torch.manual_seed(0)
     net = randomize(Tied()).double().eval()
@@ -73,10 +73,10 @@ def test_gradients_that_are_not_finite_or_missing_change_nothing():
     assert pruner.method_state["importance"].max() == 0.0
     net(X).sum().backward()
     pruner.watch()
-    worth = pruner.method_state["importance"].clone()
+    importance = pruner.method_state["importance"].clone()
     net.a[0].weight.grad[0, 0] = float("inf")
     pruner.watch()
-    assert torch.equal(pruner.method_state["importance"], worth) and worth.max() > 0
+    assert torch.equal(pruner.method_state["importance"], importance) and importance.max() > 0
 
 
 def test_a_loaded_pruner_goes_on_where_it_was():
@@ -108,7 +108,7 @@ def test_state_of_another_network_is_refused():
 
 @pytest.mark.parametrize("target", [0.15, 0.0046])
 def test_no_group_loses_more_than_nine_tenths_unless_the_target_asks_for_it(target):
-    """One group is worth next to nothing, so by worth alone all but one of its channels would go."""
+    """One group is importance next to nothing, so by importance alone all but one of its channels would go."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 40, 3), nn.ReLU(), nn.Conv2d(40, 5, 3))
     pruner = gdp.Pruner(net, gdp.trace(net, X), target, total_steps=60)
@@ -125,7 +125,7 @@ def test_the_guard_knows_multiples_and_blocks():
     net = randomize(Residual())
     graph = gdp.trace(net, X, blocks=True)
     widths = gdp.selection.WidthConstraints.of(graph, round_to=4)
-    counts = dict(zip((g.name for g in graph.groups), widths.guarded(0.6).tolist(), strict=True))
+    counts = dict(zip((g.name for g in graph.groups), widths.with_min_fraction(0.6).tolist(), strict=True))
     inside = {name for block in graph.blocks for name in block.groups}
     assert inside and all(counts[name] == 0 for name in inside)
     for group in graph.groups:

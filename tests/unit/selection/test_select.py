@@ -17,12 +17,12 @@ def test_selection_is_the_best_that_threshold_and_filling_allow():
     graph = gdp.trace(Residual(), X)
     flops, sizes = graph.flops, graph.flops.sizes
     group_of = torch.arange(len(sizes)).repeat_interleave(sizes)
-    worth = torch.rand(len(group_of), generator=torch.Generator().manual_seed(0))
+    importance = torch.rand(len(group_of), generator=torch.Generator().manual_seed(0))
     alive = torch.ones_like(group_of, dtype=torch.bool)
     widths = WidthConstraints.of(graph)
     for fraction in (0.15, 0.3, 0.5, 0.8, 1.0):
         budget = int(fraction * flops.dense)
-        chosen = select_channels(Ranking.of(worth, group_of, alive, flops), flops, budget, widths)
+        chosen = select_channels(Ranking.of(importance, group_of, alive, flops), flops, budget, widths)
         opened = torch.bincount(group_of[chosen.keep_mask], minlength=len(sizes))
         assert torch.equal(chosen.open_counts, opened) and flops.count(opened) <= budget and opened.min() >= 1
         for g in range(len(sizes)):  # nothing more fits
@@ -33,9 +33,9 @@ def test_selection_is_the_best_that_threshold_and_filling_allow():
         for g in range(len(sizes)):  # within a group the worthiest stay
             mine = group_of == g
             if (mine & ~chosen.keep_mask).any():
-                assert worth[mine & chosen.keep_mask].min() >= worth[mine & ~chosen.keep_mask].max()
+                assert importance[mine & chosen.keep_mask].min() >= importance[mine & ~chosen.keep_mask].max()
     assert select_channels(
-        Ranking.of(worth, group_of, alive, flops), flops, flops.dense, widths, slack=0
+        Ranking.of(importance, group_of, alive, flops), flops, flops.dense, widths, slack=0
     ).keep_mask.all()
 
 
@@ -47,12 +47,12 @@ def test_a_few_channels_are_exchanged_where_single_ones_are_dear():
     reachable = [flops.count(torch.tensor(c)) for c in itertools.product(*(range(1, int(s) + 1) for s in sizes))]
     improved = 0
     for seed, percent in itertools.product(range(5), range(30, 95, 5)):
-        worth = torch.rand(len(group_of), generator=torch.Generator().manual_seed(seed))
+        importance = torch.rand(len(group_of), generator=torch.Generator().manual_seed(seed))
         allowed, slack = percent * flops.dense // 100, flops.dense // 100
         plain, chosen = (
             flops.count(
                 select_channels(
-                    Ranking.of(worth, group_of, alive, flops), flops, allowed, WidthConstraints.of(graph), slack=s
+                    Ranking.of(importance, group_of, alive, flops), flops, allowed, WidthConstraints.of(graph), slack=s
                 ).open_counts
             )
             for s in (None, slack)
@@ -82,11 +82,11 @@ def test_more_multiplier_for_less_budget():
     graph = gdp.trace(Concat(), X)
     sizes = graph.flops.sizes
     group_of = torch.arange(len(sizes)).repeat_interleave(sizes)
-    worth, alive = torch.rand(len(group_of)), torch.ones(len(group_of), dtype=torch.bool)
+    importance, alive = torch.rand(len(group_of)), torch.ones(len(group_of), dtype=torch.bool)
     budgets = [int(f * graph.flops.dense) for f in (0.9, 0.6, 0.3)]
     multipliers = [
         select_channels(
-            Ranking.of(worth, group_of, alive, graph.flops), graph.flops, b, WidthConstraints.of(graph)
+            Ranking.of(importance, group_of, alive, graph.flops), graph.flops, b, WidthConstraints.of(graph)
         ).lagrange_multiplier
         for b in budgets
     ]

@@ -1,4 +1,4 @@
-"""The trial cut before training: what it finds, what it says, what it costs, and that it leaves no trace."""
+"""The dry run before training: what it finds, what it says, what it costs, and that it leaves no trace."""
 
 import copy
 import random
@@ -18,7 +18,7 @@ from gdp.utils import count_flops
 X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
-def test_preflight_finds_the_literal_and_leaves_the_network_as_it_was():
+def test_the_dry_run_finds_the_literal_and_leaves_the_network_as_it_was():
     torch.manual_seed(0)
     net = randomize(Literal()).train()
     graph = gdp.trace(net, X)
@@ -36,7 +36,7 @@ def test_preflight_finds_the_literal_and_leaves_the_network_as_it_was():
     )
 
 
-def test_preflight_sees_a_cut_that_runs_but_is_not_exact():
+def test_the_dry_run_sees_a_cut_that_runs_but_is_not_exact():
     class DividesByWidth(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -52,7 +52,7 @@ def test_preflight_sees_a_cut_that_runs_but_is_not_exact():
     assert "differs from the gated one" in checked.frozen[-1].reason
 
 
-def test_preflight_keeps_what_works():
+def test_the_dry_run_keeps_what_works():
     net = randomize(Residual())
     graph = gdp.trace(net, X)
     checked = freeze_uncuttable_groups(net, graph)

@@ -75,7 +75,7 @@ def test_casts_are_no_obstacle():
     assert [g.name for g in graph.groups] == ["a.0"] and report.max_rel < 1e-5
 
 
-def test_a_failing_trial_leaves_no_gates():
+def test_a_failing_dry_run_leaves_no_gates():
     class Stubborn(nn.Conv2d):
         def __init_subclass__(cls) -> None:
             raise RuntimeError("not to be subclassed")

@@ -31,7 +31,7 @@ def test_labels_hold_only_what_varies():
     assert Labels.of(ids.clone()).ids.shape == (1, 4, 1, 1)
 
 
-def test_a_unit_tied_to_what_must_stay_keeps_its_reason_through_other_ties():
+def test_a_channel_joined_to_what_must_stay_keeps_its_reason_through_other_unions():
     units = ChannelIds()
     a, b = units.new(3), units.new(3)
     units.union(a, b, "never used")

@@ -77,18 +77,18 @@ def test_groups_of_a_grouped_conv_go_in_step():
     assert index["w", 0].tolist() == [[j, j + 4, j + 8, j + 12] for j in range(4)]
 
 
-def test_chunk_ties_the_halves():
+def test_chunk_joins_the_halves():
     index = {(a.tensor, a.dim): a.index for a in groups(Chunk())["a.0"].tensors}
     assert index["a.0.weight", 0].tolist() == [[j, j + 6] for j in range(6)]
 
 
-def test_reused_module_and_tied_parameter_carry_the_units_of_both_uses():
+def test_reused_module_and_tied_parameter_carry_the_channels_of_both_uses():
     assert groups(Reused())["stem.0"].readers == ("shared.0", "head")
     tied = groups(Tied())
     assert list(tied) == ["stem.0"] and tied["stem.0"].readers == ("a", "head")
 
 
-def test_a_mask_of_one_channel_ties_nothing():
+def test_a_mask_of_one_channel_joins_nothing():
     graph = gdp.trace(Mask(), X)
     assert {g.name: g.size for g in graph.groups} == {"a.0": 32}
     assert "mask.weight" not in {a.tensor for a in graph["a.0"].tensors}
