@@ -112,7 +112,7 @@ def test_a_run_is_not_resumed_with_another_method(tmp_path, kinds):
 
 @dataclass(frozen=True)
 class Lottery(gdp.PruningMethod):
-    """A third kind, in a few lines: linear gates, and a importance that is drawn by lot."""
+    """A third method, in a few lines: linear gates, and an importance that is drawn by lot."""
 
     temperatures = (1.0, 1.0)
 

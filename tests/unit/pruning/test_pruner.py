@@ -108,7 +108,7 @@ def test_state_of_another_network_is_refused():
 
 @pytest.mark.parametrize("target", [0.15, 0.0046])
 def test_no_group_loses_more_than_nine_tenths_unless_the_target_asks_for_it(target):
-    """One group is importance next to nothing, so by importance alone all but one of its channels would go."""
+    """One group has next to no importance, so by importance alone all but one of its channels would go."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 40, 3), nn.ReLU(), nn.Conv2d(40, 5, 3))
     pruner = gdp.Pruner(net, gdp.trace(net, X), target, total_steps=60)

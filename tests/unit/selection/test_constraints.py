@@ -25,9 +25,9 @@ def test_every_selection_is_legal_and_fits(graph, round_to, min_channels, share,
     budget = least + int(share * (flops.dense - least))
     group_of = torch.arange(len(flops.sizes)).repeat_interleave(flops.sizes)
     importance = torch.rand(len(group_of), generator=torch.Generator().manual_seed(seed % 2**32))
-    alive = torch.ones_like(group_of, dtype=torch.bool)
+    is_open = torch.ones_like(group_of, dtype=torch.bool)
     chosen = select_channels(
-        Ranking.of(importance, group_of, alive, flops), flops, budget, widths, slack=flops.dense // 100
+        Ranking.of(importance, group_of, is_open, flops), flops, budget, widths, slack=flops.dense // 100
     )
     opened = torch.bincount(group_of[chosen.keep_mask], minlength=len(flops.sizes))
     assert torch.equal(opened, chosen.open_counts) and torch.equal(widths.round_down(opened), opened)
@@ -69,9 +69,9 @@ def test_blocks_go_whole_or_not_at_all_and_the_target_is_met(depths, width, leas
     importance = torch.rand(len(group_of), generator=torch.Generator().manual_seed(seed))
     low, slack = lowest_flops(graph, widths), flops.dense // 100
     budget = low + int(share * (flops.dense - low))
-    alive = torch.ones_like(group_of, dtype=torch.bool)
+    is_open = torch.ones_like(group_of, dtype=torch.bool)
     opened = select_channels(
-        Ranking.of(importance, group_of, alive, flops), flops, budget, widths, slack=slack
+        Ranking.of(importance, group_of, is_open, flops), flops, budget, widths, slack=slack
     ).open_counts
     assert torch.equal(widths.round_down(opened), opened) and flops.count(opened) <= budget
     counts = widths.levels(widths.smallest, flops.sizes)
@@ -91,11 +91,11 @@ def test_a_real_network_meets_its_target_in_multiples_of_eight():
     graph = gdp.trace(resnet18(weights=None), torch.randn(1, 3, 64, 64))
     widths, flops = WidthConstraints.of(graph, round_to=8), graph.flops
     group_of = torch.arange(len(flops.sizes)).repeat_interleave(flops.sizes)
-    importance, alive = torch.rand(len(group_of)), torch.ones(len(group_of), dtype=torch.bool)
+    importance, is_open = torch.rand(len(group_of)), torch.ones(len(group_of), dtype=torch.bool)
     for target in (0.2, 0.4, 0.7):
         budget = int(target * flops.dense)
         chosen = select_channels(
-            Ranking.of(importance, group_of, alive, flops), flops, budget, widths, slack=flops.dense // 100
+            Ranking.of(importance, group_of, is_open, flops), flops, budget, widths, slack=flops.dense // 100
         )
         assert 0.99 * target < flops.count(chosen.open_counts) / flops.dense <= target
         assert (chosen.open_counts % 8 == 0).all()
