@@ -7,7 +7,7 @@ ARGS ?=
 N ?= 1000
 BENCH ?= step_overhead
 
-.PHONY: setup demo test compatibility fuzz lint bench coverage digits-table train-digits has-cifar10 train-cifar10 has-imagenet train-imagenet
+.PHONY: setup demo test test-fast compatibility fuzz lint bench coverage digits-table train-digits has-cifar10 train-cifar10 has-imagenet train-imagenet
 
 setup: .venv/ready
 
@@ -21,6 +21,10 @@ demo: setup
 
 test: setup
 	$(RUN) -m pytest -n 2 --dist worksteal $(ARGS)
+
+# every folder of gdp, without the tests that are marked slow: at most two minutes on two cores
+test-fast: setup
+	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 # runs the tests that prove a feature, and writes docs/compatibility.md from them
 compatibility: setup

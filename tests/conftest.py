@@ -28,6 +28,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "feature(area, name, outcome, sentence): a row of docs/compatibility.md")
+    config.addinivalue_line("markers", "slow: left out by `make test-fast`")
 
 
 def pytest_sessionfinish(session, exitstatus):

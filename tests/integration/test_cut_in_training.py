@@ -140,7 +140,7 @@ def test_a_second_network_that_nobody_knows_is_refused_before_the_first_step(ref
 
 @refused(
     "Training loop",
-    "optimizers whose state has other shapes than the parameters, such as Adafactor, while channels are cut in training",
+    "optimizers whose state has other shapes than the parameters, such as Adafactor, with cuts in training",
     "gdp can cut state of the parameter's own shape only…GDPCallback(shrink='end')",
 )
 def test_optimizer_state_that_cannot_be_cut_is_refused_after_the_first_step(refusal):

@@ -1,4 +1,4 @@
-"""Every network of helpers/networks.py: FLOPs by hand, by fvcore and by gdp; an exact cut; and a wrong one would be seen."""
+"""Every network of the helpers: FLOPs by hand, by fvcore and by gdp; an exact cut; and a wrong one would be seen."""
 
 import pytest
 import torch
