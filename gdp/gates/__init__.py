@@ -1,10 +1,11 @@
 """Gates on the weights that read channels, and their gradients."""
 
 from gdp.gates.functions import indicator, polar_gate
-from gdp.gates.gated_layers import fold_copies, gated_weight
+from gdp.gates.gated_layers import gated_weight
 from gdp.gates.gates import Gates
 from gdp.gates.gradients import gate_gradient, gate_gradients, held_out_gradients, sum_by_channel
 from gdp.gates.insert import insert_gates
+from gdp.gates.readers import fold_copies
 
 __all__ = [
     "Gates",

@@ -7,7 +7,7 @@ averaging see the network they have always seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from gdp.graph import ChannelGraph
-from gdp.utils import GATE_SUFFIX, named_tensors
+from gdp.utils import GATE_SUFFIX
 
 # elements of a weight from which it pays to save memory and passes over it
 RECOMPUTE_NUMEL = 2**16
@@ -111,7 +110,15 @@ def _gated_class(cls: Any, tensor: str, private: bool) -> Any:
 
 
 def _input_is_smaller(layer: Any, cls: Any, weight: Tensor, gate: Tensor, args: tuple[Any, ...]) -> bool:
-    """Return whether a layer reads so few activations that it is cheaper to gate them than its weight."""
+    """Return whether a layer reads so few activations that it is cheaper to gate them than its weight.
+
+    Args:
+        layer: the gated layer.
+        cls: its class before it was gated.
+        weight: its weight.
+        gate: beside the weight.
+        args: of its forward.
+    """
     if not args or not isinstance(args[0], Tensor) or args[0].numel() * INPUT_GATING_RATIO > weight.numel():
         return False
     conv = cls.forward in (nn.Conv1d.forward, nn.Conv2d.forward) and layer.groups == 1 and args[0].dim() == weight.dim()
@@ -136,6 +143,11 @@ def _recomputed(weight: Tensor, gate: Tensor, used: Tensor) -> tuple[Callable[[T
     """Return hooks by which autograd keeps the gated weight as its two factors.
 
     Else a second copy of all weights would live from the forward to the backward pass.
+
+    Args:
+        weight: the Parameter.
+        gate: beside it.
+        used: their product.
     """
     place, numel, dtype = used.data_ptr(), used.numel(), used.dtype  # not `used` itself, which is not to live on
     versions = (weight._version, gate._version)
@@ -220,68 +232,12 @@ class GatedWeight:
 
     def unregister(self) -> None:
         """Take the gate away; the weight itself is not changed."""
-        _make_plain(self.module)
+        make_plain(self.module)
         if self.is_registered:
             delattr(self.module, self.tensor + GATE_SUFFIX)
 
 
-def find_gated_weights(
-    model: nn.Module, graph: ChannelGraph, spans: dict[str, slice], always_open: int
-) -> list[GatedWeight]:
-    """Return all weights of a network that read channel groups.
-
-    Args:
-        model: the network.
-        graph: what `trace` found in it.
-        spans: the places of every group in the flat vector of all gates.
-        always_open: the place in it of the gate that is always open.
-    """
-    index: dict[tuple[str, int], Tensor] = {}
-    for group in graph.groups:
-        channels = torch.arange(spans[group.name].start, spans[group.name].stop)
-        for axis in group.reads:
-            size = graph.shapes[axis.tensor][axis.dim]
-            entry = index.setdefault((axis.tensor, axis.dim), torch.full((size,), always_open))
-            entry[axis.index] = channels[:, None].expand_as(axis.index)
-
-    owners: dict[int, list[tuple[nn.Module, str]]] = {}
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            owners.setdefault(id(parameter), []).append((module, name))
-
-    found, tensors = [], named_tensors(model)
-    for (name, dim), entry in index.items():
-        holders = owners[id(tensors[name])]
-        for module, tensor in holders:
-            hooked = bool(module._forward_pre_hooks)  # which may compute with it
-            private = name in graph.private_weights and tensor == "weight" and not hooked and len(holders) == 1
-            found.append(GatedWeight(module, tensor, dim, entry, private))
-    return found
-
-
-def fold_copies(module: nn.Module, known: Iterable[GatedWeight]) -> None:
-    """Multiply gates into the weights behind them, and take them away, in all layers but the known ones: in copies.
-
-    Args:
-        module: that may hold copies of gated networks.
-        known: gated weights that keep their gates.
-    """
-    kept, folded = {id(reader.module) for reader in known}, set()
-    for layer in module.modules():
-        gates = [name for name, _ in layer.named_buffers(recurse=False) if name.endswith(GATE_SUFFIX)]
-        for name in gates if id(layer) not in kept else ():
-            gate = layer.get_buffer(name)
-            delattr(layer, name)
-            _make_plain(layer)
-            weight = dict(layer.named_parameters(recurse=False, remove_duplicate=False)).get(
-                name.removesuffix(GATE_SUFFIX)
-            )
-            if weight is not None and id(weight) not in folded:
-                folded.add(id(weight))
-                weight.data = weight.data * gate.to(weight.dtype)
-
-
-def _make_plain(layer: nn.Module) -> None:
+def make_plain(layer: nn.Module) -> None:
     """Give a layer the class back that it had before it was gated."""
     layer.__dict__.pop(VIEW_KEY, None)
     if _is_gated(type(layer)):

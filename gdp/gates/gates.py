@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from gdp.errors import GDPError
 from gdp.gates.functions import GateFunction, polar_gate
-from gdp.gates.gated_layers import GatedWeight, WeightView, find_gated_weights
+from gdp.gates.gated_layers import GatedWeight, WeightView
+from gdp.gates.readers import find_gated_weights
 from gdp.graph import ChannelGraph
 from gdp.report import History
 from gdp.utils import Difference, get_module, parameter_shapes, under_plain_names
@@ -183,7 +184,12 @@ class Gates:
             self._gate_param = gate_param
 
     def _with_closed(self, name: str, indices: Sequence[int] | Tensor) -> Tensor:
-        """Return the x of a group's gates with these channels closed."""
+        """Return the x of a group's gates with these channels closed.
+
+        Args:
+            name: of the group.
+            indices: of channels within the group, or one bool per channel.
+        """
         gate_param = self.gate_param[self._span(name)].clone()
         size, index = len(gate_param), torch.as_tensor(indices).flatten()
         if index.dtype == torch.bool and len(index) == size:

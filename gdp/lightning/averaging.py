@@ -44,7 +44,13 @@ def find_averages(module: nn.Module, name: str, network: nn.Module, holders: Ite
 
 
 def _copies_in(average: nn.Module, name: str, network: nn.Module) -> Iterator[Copy]:
-    """Return the network, or the largest part of it, in an average of it, of a module around it or of a part of it."""
+    """Return the network, or the largest part of it, in an average of it, of a module around it or of a part of it.
+
+    Args:
+        average: what holds the average.
+        name: plain name of the network in the training module.
+        network: the network.
+    """
     path = name.split(".") if name else []
     for start in range(len(path), -1, -1):
         try:
@@ -107,7 +113,13 @@ def check_unknown_copies(
 
 
 def _held_by(holder: object, depth: int, name: str = "") -> Iterator[tuple[str, nn.Module | list[Tensor]]]:
-    """Return networks, and lists or dicts of tensors, that an object of the user's holds in its attributes."""
+    """Return networks, and lists or dicts of tensors, that an object of the user's holds in its attributes.
+
+    Args:
+        holder: an object of the user's.
+        depth: how many objects deep attributes are looked at.
+        name: of the holder, for messages.
+    """
     name = name or type(holder).__name__
     for attribute, value in vars(holder).items():
         where = f"{name}.{attribute}"

@@ -76,6 +76,9 @@ def cut_during_training(trainer: Any, module: nn.Module, pruner: Pruner) -> str 
 def _check_strategy(strategy: Any) -> None:
     """Check that the strategy keeps the network's tensors in no form of its own.
 
+    Args:
+        strategy: of the Trainer.
+
     Raises:
         GDPError: the strategy neither trains on a single device nor by plain DDP.
     """
@@ -92,6 +95,9 @@ def _reset_compiled(module: nn.Module) -> None:
     """Forget what was compiled for the old sizes: every graph is compiled once for the new ones.
 
     torch.compile would notice by itself, but it gives up on a function after a few sizes and runs it uncompiled.
+
+    Args:
+        module: the training module.
     """
     if was_compiled(module) or any(is_compiled(m) for m in module.modules()):
         torch.compiler.reset()

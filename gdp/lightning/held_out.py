@@ -204,6 +204,9 @@ class _EndlessBatchSampler(Sampler[list[int]]):
 def _check_splittable(loader: Any) -> Any:
     """Return the loader if it can be split.
 
+    Args:
+        loader: what the user calls the loader.
+
     Raises:
         GDPError: it can't.
     """
@@ -238,7 +241,11 @@ def _options(loader: DataLoader[Any]) -> dict[str, Any]:
 
 @contextmanager
 def _without_side_effects(module: Any) -> Iterator[None]:
-    """Keep a module from logging; afterwards its buffers and metrics are as before."""
+    """Keep a module from logging; afterwards its buffers and metrics are as before.
+
+    Args:
+        module: the LightningModule.
+    """
     own = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
     inside = list(module.modules())
     buffers = [

@@ -126,7 +126,13 @@ def _from_array(array: Any) -> Iterator[Candidate]:
 
 
 def _from_batch(batch: Any, module: nn.Module, network: nn.Module) -> Iterator[Candidate]:
-    """Return what of a batch may be the input, the most usual first."""
+    """Return what of a batch may be the input, the most usual first.
+
+    Args:
+        batch: one sample of it.
+        module: the training module.
+        network: the network in it.
+    """
     if isinstance(batch, Mapping):
         for receiver in (module, network):
             wanted = inspect.signature(receiver.forward).parameters
@@ -151,7 +157,11 @@ def _from_batch(batch: Any, module: nn.Module, network: nn.Module) -> Iterator[C
 
 
 def _one_sample(batch: Any) -> Any:
-    """Return the first sample of a batch; leaves of another length than the first tensor stay as they are."""
+    """Return the first sample of a batch; leaves of another length than the first tensor stay as they are.
+
+    Args:
+        batch: nested lists, tuples and dicts of tensors.
+    """
     if isinstance(batch, list | tuple) and batch and _are_images(batch[0]):  # of any size, as detectors take them
         return [part[:1] if isinstance(part, list | tuple) else part for part in batch]
     tensors = [t for t in tree_leaves(batch) if isinstance(t, Tensor) and t.dim()]

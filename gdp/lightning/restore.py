@@ -69,7 +69,14 @@ def restore_run(
 
 
 def _restore_small(saved: CheckpointState, module: nn.Module, network: nn.Module, pruner: Pruner | None) -> Report:
-    """Make the network small as it was when the checkpoint was written after the cut; return the report."""
+    """Make the network small as it was when the checkpoint was written after the cut; return the report.
+
+    Args:
+        saved: what the callback has left in the checkpoint.
+        module: the training module.
+        network: the network in it.
+        pruner: of this run, if the network has gates.
+    """
     if CutPlan.from_dict(saved.plan).blocks:
         raise GDPError(
             "A run can't be resumed after whole blocks have gone, as its optimizers knew their parameters. Load the "
@@ -142,7 +149,14 @@ def _closed(saved: CheckpointState) -> Tensor:
 
 
 def _cut_module(module: nn.Module, name: str, plan: CutPlan, copies: Iterable[Copy]) -> Undo:
-    """Cut the training module by a plan for it, and the copies of its network `name` that lie outside of it."""
+    """Cut the training module by a plan for it, and the copies of its network `name` that lie outside of it.
+
+    Args:
+        module: the training module.
+        name: plain name of the network in it.
+        plan: for the training module.
+        copies: of the network.
+    """
     inside = {id(m) for m in module.modules()}
     with ExitStack() as undo:
         undo.callback(cut(module, plan))
@@ -153,7 +167,14 @@ def _cut_module(module: nn.Module, name: str, plan: CutPlan, copies: Iterable[Co
 
 
 def _cut_all(module: nn.Module, name: str, plans: Sequence[State | None], copies: Sequence[Copy]) -> None:
-    """Cut the training module, and the copies outside of it, by the plans of a checkpoint."""
+    """Cut the training module, and the copies outside of it, by the plans of a checkpoint.
+
+    Args:
+        module: the training module.
+        name: plain name of the network in it.
+        plans: one after the other.
+        copies: of the network.
+    """
     with ExitStack() as undo:
         try:
             for plan in plans:
@@ -169,7 +190,12 @@ def _smaller(state: State, plan: CutPlan) -> State:
 
 
 def _replace_state_dicts(checkpoint: State, change: Callable[[State], State]) -> None:
-    """Change every state_dict of the network in a checkpoint: its own, and those that averaging callbacks add."""
+    """Change every state_dict of the network in a checkpoint: its own, and those that averaging callbacks add.
+
+    Args:
+        checkpoint: of Lightning.
+        change: makes a state_dict of a state_dict.
+    """
     for key in {"state_dict", "current_model_state"} & checkpoint.keys():
         checkpoint[key] = change(checkpoint[key])
     for state in checkpoint.get("callbacks", {}).values():

@@ -30,6 +30,8 @@ from gdp.utils import check_intact
 class PruningRun:
     """Carry the pruning of one network through the fits, checkpoints and evaluations of Trainers.
 
+    In all methods, `trainer` is a Trainer of either family, and `module` the LightningModule that it runs.
+
     Args:
         options: what the user asked for.
         key: under which the callback's state lies in checkpoints.

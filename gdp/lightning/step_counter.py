@@ -64,7 +64,11 @@ def steps_left(trainer: Any, done: int, began: list[int]) -> int:
 
 
 def _steps_of_epochs(trainer: Any) -> int:
-    """Return the optimizer steps in the epochs that are left, with gradients accumulated as Trainer or callback say."""
+    """Return the optimizer steps in the epochs that are left, with gradients accumulated as Trainer or callback say.
+
+    Args:
+        trainer: of either family, with a number of epochs and of batches.
+    """
     left = [trainer.num_training_batches] * (trainer.max_epochs - trainer.current_epoch)
     progress = trainer.fit_loop.epoch_loop.batch_progress
     if left and getattr(trainer.fit_loop, "restarted_mid_epoch", False) and not progress.is_last_batch:

@@ -59,5 +59,10 @@ def is_finetuned(trainer: Any) -> bool:
 
 
 def _is_a(thing: object, names: set[str]) -> bool:
-    """Return whether a class of one of these names, of either import family, is among the bases of an object."""
+    """Return whether a class of one of these names, of either import family, is among the bases of an object.
+
+    Args:
+        thing: a callback or strategy.
+        names: of classes.
+    """
     return not names.isdisjoint(cls.__name__ for cls in type(thing).__mro__)

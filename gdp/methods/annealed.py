@@ -150,6 +150,11 @@ class Annealed(PruningMethod):
         Above the band, a part of the pressure is given back (own choice). Scaling all gates of a group alike changes
         nothing where batch norm follows, so the loss gradients of a group cancel each other out: nothing but the budget
         term would move a group as a whole, most of all a residual stream, whose channels cost most.
+
+        Args:
+            value: indicator of every channel, shape (channels of all groups,).
+            state: what is remembered.
+            context: where the run is.
         """
         # the budget term
         group_of, cost = context.gates.group_of, context.cost

@@ -77,9 +77,7 @@ class Pruner:
         self.constraints = constraints or WidthConstraints.of(graph)
         self.cost = cost or graph.flops
         check_reachable(replace(graph, flops=self.cost), target_flops, self.constraints)
-        self.graph = graph
-        self.target_flops = target_flops
-        self.total_steps = total_steps
+        self.graph, self.target_flops, self.total_steps = graph, target_flops, total_steps
         self.method = method or Polar()
         self.gates = insert_gates(model, graph, self.method.value, self.method.temperatures[0])
         self._untrained = [r.weight for r in self.gates.readers if not r.weight.requires_grad]

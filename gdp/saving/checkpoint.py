@@ -116,7 +116,14 @@ def pruned_state(module: nn.Module, name: str, gates: Gates, report: Report) -> 
 
 
 def _with_copies(plan: CutPlan, module: nn.Module, name: str, gates: Gates) -> CutPlan:
-    """Return the plan for the training module, known copies of the network in it included."""
+    """Return the plan for the training module, known copies of the network in it included.
+
+    Args:
+        plan: for the network.
+        module: the training module.
+        name: plain name of the network in it.
+        gates: of the network; they know its copies.
+    """
     inside = {id(m): where for where, m in under_plain_names(module.named_modules()).items()}
     whole = plan.with_prefix(name)
     for part, copy in gates.copies:

@@ -1,0 +1,68 @@
+"""The weights of a network that read channel groups: found in its layers, folded in its copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from gdp.gates.gated_layers import GatedWeight, make_plain
+from gdp.graph import ChannelGraph
+from gdp.utils import GATE_SUFFIX, named_tensors
+
+
+def find_gated_weights(
+    model: nn.Module, graph: ChannelGraph, spans: dict[str, slice], always_open: int
+) -> list[GatedWeight]:
+    """Return all weights of a network that read channel groups.
+
+    Args:
+        model: the network.
+        graph: what `trace` found in it.
+        spans: the places of every group in the flat vector of all gates.
+        always_open: the place in it of the gate that is always open.
+    """
+    index: dict[tuple[str, int], Tensor] = {}
+    for group in graph.groups:
+        channels = torch.arange(spans[group.name].start, spans[group.name].stop)
+        for axis in group.reads:
+            size = graph.shapes[axis.tensor][axis.dim]
+            entry = index.setdefault((axis.tensor, axis.dim), torch.full((size,), always_open))
+            entry[axis.index] = channels[:, None].expand_as(axis.index)
+
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            owners.setdefault(id(parameter), []).append((module, name))
+
+    found, tensors = [], named_tensors(model)
+    for (name, dim), entry in index.items():
+        holders = owners[id(tensors[name])]
+        for module, tensor in holders:
+            hooked = bool(module._forward_pre_hooks)  # which may compute with it
+            private = name in graph.private_weights and tensor == "weight" and not hooked and len(holders) == 1
+            found.append(GatedWeight(module, tensor, dim, entry, private))
+    return found
+
+
+def fold_copies(module: nn.Module, known: Iterable[GatedWeight]) -> None:
+    """Multiply gates into the weights behind them, and take them away, in all layers but the known ones: in copies.
+
+    Args:
+        module: that may hold copies of gated networks.
+        known: gated weights that keep their gates.
+    """
+    kept, folded = {id(reader.module) for reader in known}, set()
+    for layer in module.modules():
+        gates = [name for name, _ in layer.named_buffers(recurse=False) if name.endswith(GATE_SUFFIX)]
+        for name in gates if id(layer) not in kept else ():
+            gate = layer.get_buffer(name)
+            delattr(layer, name)
+            make_plain(layer)
+            weight = dict(layer.named_parameters(recurse=False, remove_duplicate=False)).get(
+                name.removesuffix(GATE_SUFFIX)
+            )
+            if weight is not None and id(weight) not in folded:
+                folded.add(id(weight))
+                weight.data = weight.data * gate.to(weight.dtype)
