@@ -1,5 +1,6 @@
 # Every target sets up what it needs in .venv by itself; `touch setup.cfg` sets it up anew.
 PYTHON ?= python3
+OLDEST_PYTHON ?= python3.11
 BIN := .venv/bin
 RUN := OMP_NUM_THREADS=1 $(BIN)/python
 DATA ?=
@@ -7,7 +8,7 @@ ARGS ?=
 N ?= 1000
 BENCH ?= step_overhead
 
-.PHONY: setup demo test test-fast compatibility fuzz lint bench coverage digits-table train-digits has-cifar10 train-cifar10 has-imagenet train-imagenet
+.PHONY: setup demo test test-fast test-oldest compatibility fuzz lint bench coverage digits-table train-digits has-cifar10 train-cifar10 has-imagenet train-imagenet
 
 setup: .venv/ready
 
@@ -25,6 +26,16 @@ test: setup
 # every folder of gdp, without the tests that are marked slow: at most two minutes on two cores
 test-fast: setup
 	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+
+# all tests on the oldest versions that setup.cfg allows; for some of them Python 3.12 has no wheels
+test-oldest: .venv-oldest/ready
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+.venv-oldest/ready: setup.cfg pyproject.toml tests/oldest.txt
+	test -x .venv-oldest/bin/python || $(OLDEST_PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c tests/oldest.txt \
+	  -e ".[dev,benchmarks]"
+	touch $@
 
 # runs the tests that prove a feature, and writes docs/compatibility.md from them
 compatibility: setup

@@ -110,7 +110,7 @@ def _inputs_seen(
     args, kwargs = match_weights(receiver, (args, kwargs))
     hook = network.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        with in_mode(receiver, training=False), torch.no_grad():
+        with in_mode(receiver, training=False), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             receiver(*args, **kwargs)
     finally:
         hook.remove()

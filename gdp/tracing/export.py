@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
 from gdp.tracing.batch_norm_shape import BatchNormShapeMode
-from gdp.utils import Inputs, first_line, in_mode, source_line
+from gdp.utils import Inputs, compiled_calls_removed, first_line, in_mode, source_line
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def exported(model: nn.Module, inputs: Inputs, training: bool = False) -> Export
         GDPError: the network can't be exported; the message holds the short reason of torch.export, and the line of
             the network's source.
     """
-    with in_mode(model, training), torch.no_grad(), _no_garbage_collection():
+    with in_mode(model, training), torch.no_grad(), compiled_calls_removed(model), _no_garbage_collection():
         try:
             with BatchNormShapeMode():
                 return torch.export.export(model, inputs, strict=False)

@@ -14,8 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
 from gdp.utils.inputs import as_input_tuple, clone_inputs
-from gdp.utils.module_state import in_mode
-from gdp.utils.names import is_compiled, unwrap_compiled
+from gdp.utils.module_state import compiled_calls_removed, in_mode
 from gdp.utils.tracebacks import first_line, source_line
 
 
@@ -61,27 +60,6 @@ def _hooks_restored(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _compiled_calls_removed(model: nn.Module) -> Iterator[None]:
-    """Let compiled modules call what they were compiled from.
-
-    fvcore traces by torch.jit.trace, which refuses compiled functions even under `set_stance("force_eager")`.
-
-    Args:
-        model: the network; afterwards its modules are compiled as before.
-    """
-    with ExitStack() as undo:
-        for module in model.modules():
-            inner: Any = unwrap_compiled(module)
-            if inner is not module:
-                undo.callback(setattr, module, "forward", module.forward)
-                module.forward = inner.__call__
-            if is_compiled(module) and inner is module:  # in place, by module.compile()
-                undo.callback(setattr, module, "_compiled_call_impl", module._compiled_call_impl)
-                module._compiled_call_impl = None
-        yield
-
-
-@contextmanager
 def _quiet_fvcore() -> Iterator[None]:
     """Silence fvcore's warnings about the operators it skips; afterwards its logger has the level it had."""
     logger = logging.getLogger("fvcore.nn.jit_analysis")
@@ -111,7 +89,7 @@ def count_and_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tens
         # with gradients: without them nn.MultiheadAttention takes a fused path that fvcore does not count
         for context in (in_mode(model, training=False), torch.enable_grad(), _hooks_restored(model)):
             stack.enter_context(context)
-        stack.enter_context(_compiled_calls_removed(model))
+        stack.enter_context(compiled_calls_removed(model))
         stack.enter_context(_quiet_fvcore())
         # count, quietly
         flat = _FlatOutput(model).eval()

@@ -6,12 +6,14 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gdp.utils.inputs import Inputs, clone_inputs
+from gdp.utils.names import is_compiled, unwrap_compiled
 
 
 def run_forward(model: nn.Module, inputs: Inputs, training: bool = False) -> list[Tensor]:
@@ -45,11 +47,22 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
             undo.callback(numpy.random.set_state, numpy.random.get_state())
         # modes and buffers
         for module in model.modules():
+            undo.callback(_put_back_attributes, module, dict(vars(module)))
             undo.callback(setattr, module, "training", module.training)
             for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
                 undo.callback(_put_back, module, name, buffer, buffer.detach().clone())
         model.train(training)
         yield
+
+
+def _put_back_attributes(module: nn.Module, before: dict[str, Any]) -> None:
+    """Put tensors back that `forward` keeps as plain attributes: under torch.export it leaves fake ones there."""
+    now = vars(module)
+    for name in [n for n, value in now.items() if isinstance(value, Tensor) and value is not before.get(n)]:
+        if name in before:
+            now[name] = before[name]
+        else:
+            del now[name]
 
 
 @torch.no_grad()
@@ -65,3 +78,25 @@ def _put_back(module: nn.Module, name: str, buffer: Tensor, value: Tensor) -> No
     module._buffers[name] = buffer
     if not torch.equal(buffer, value):
         buffer.copy_(value)
+
+
+@contextmanager
+def compiled_calls_removed(model: nn.Module) -> Iterator[None]:
+    """Let compiled modules call what they were compiled from, for tracers.
+
+    torch.jit.trace refuses compiled functions even under `set_stance("force_eager")`, and torch.export before 2.9
+    can't follow them.
+
+    Args:
+        model: the network.
+    """
+    with ExitStack() as undo:
+        for module in model.modules():
+            inner: Any = unwrap_compiled(module)
+            if inner is not module:
+                undo.callback(setattr, module, "forward", module.forward)
+                module.forward = inner.__call__
+            elif is_compiled(module):  # in place, by module.compile()
+                undo.callback(setattr, module, "_compiled_call_impl", module._compiled_call_impl)
+                module._compiled_call_impl = None
+        yield

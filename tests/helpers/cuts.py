@@ -12,7 +12,7 @@ def fit(way, *callbacks, make=Lit, epochs=10, resume=None, turn=1, target=0.4, m
     pl.seed_everything(0)
     lit, pruning, sizes = make(), GDPCallback(target, module=module, shrink=way), Sizes()
     run = trainer(*[pruning, *callbacks][::turn], sizes, epochs=epochs, **({"precision": "64-true"} | kw))
-    run.fit(lit, data or loader(), loader(), ckpt_path=resume)
+    run.fit(lit, data or loader(), loader(), ckpt_path=resume, weights_only=False)
     return lit, pruning.report, sizes, run
 
 

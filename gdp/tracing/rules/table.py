@@ -87,6 +87,7 @@ RULES = _rows(
         elementwise,
         "rand_like randn_like full_like where masked_fill lerp addcmul addcdiv copy threshold rrelu bernoulli",
     ),
+    (elementwise, "leaky_relu elu celu selu hardsigmoid ldexp"),  # torch 2.8 does not mark them as pointwise
     (reshaping.pass_through, "contiguous clone to _to_copy detach alias type_as float half double"),
     (reshaping.move_data, "permute transpose t movedim swapaxes squeeze unsqueeze expand repeat repeat_interleave"),
     (reshaping.concat, "cat concat stack"),

@@ -88,9 +88,9 @@ class Wired(nn.Module):
 @pytest.mark.parametrize(
     "build, group, line",
     [
-        (Literal, "b.0", r"raised at nets\.py:\d+: x = x\.view\(x\.shape\[0\], 6, -1\)\.view\("),
-        (Split, "b.0", r"a size may be written at test_preflight\.py:\d+: x = torch\.cat\(x\.split\(2, 1\)"),
-        (Wired, "a.0", r"raised at test_preflight\.py:\d+: return self\.head\(F\.conv2d\(.*groups=8"),
+        (Literal, "b.0", r"raised at networks\.py:\d+: x = x\.view\(x\.shape\[0\], 6, -1\)\.view\("),
+        (Split, "b.0", r"a size may be written at test_check\.py:\d+: x = torch\.cat\(x\.split\(2, 1\)"),
+        (Wired, "a.0", r"raised at test_check\.py:\d+: return self\.head\(F\.conv2d\(.*groups=8"),
     ],
 )
 def test_the_line_of_the_literal_is_named(build, group, line):
@@ -144,7 +144,7 @@ def test_the_network_is_left_as_it_was_also_when_it_raises(build, training, bloc
     assert same(before, everything(net))
     assert report.dry_run and report.flops_before == count_flops(net, X)
     if build is Random:
-        assert any("not with me, raised at test_preflight.py" in f.reason for f in report.frozen)
+        assert any("not with me, raised at test_check.py" in f.reason for f in report.frozen)
 
 
 def test_an_error_of_the_trace_leaves_no_trace():
@@ -155,7 +155,7 @@ def test_an_error_of_the_trace_leaves_no_trace():
     net = randomize(Depends()).train()
     before = everything(net)
     with pytest.raises(
-        gdp.GDPError, match=r"can't follow Depends\.forward .* at test_preflight\.py:\d+: return super"
+        gdp.GDPError, match=r"can't follow Depends\.forward .* at test_check\.py:\d+: return super"
     ) as info:
         gdp.check(net, X)
     assert "GDPCallback(module=...)" in str(info.value) and len(str(info.value)) < 900
