@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Mapping
 from statistics import median
+from types import MappingProxyType
 
 import pytest
 from helpers.paths import ROOT, TESTS
@@ -25,19 +26,26 @@ def sources() -> dict[str, str]:
     return {".".join(parts).removesuffix(".__init__"): path.read_text() for path, parts in files.items()}
 
 
-def imports(name: str, source: str, known: Container[str] = ()) -> Iterator[tuple[int, str]]:
+def imports(name: str, source: str, modules: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[int, str]]:
     """Line and module of every import, those under TYPE_CHECKING and inside functions included.
 
-    `from package import module` is an import of the module, if it is one of the known ones.
+    `from package import module` is an import of the module, unless the package itself gives something of that name.
     """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name}:{node.lineno} imports relatively"
+            given = names_given(modules.get(str(node.module), ""))
             for alias in node.names:
                 inside = f"{node.module}.{alias.name}"
-                yield node.lineno, inside if inside in known else str(node.module)
+                yield node.lineno, inside if inside in modules and alias.name not in given else str(node.module)
+
+
+def names_given(source: str) -> set[str]:
+    """What a module imports by name, and so gives to others."""
+    nodes = [node for node in ast.parse(source).body if isinstance(node, ast.ImportFrom)]
+    return {alias.name for node in nodes for alias in node.names}
 
 
 def folder(module: str) -> str:
