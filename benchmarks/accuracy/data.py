@@ -18,7 +18,13 @@ BATCH = 128
 
 
 class Images(Dataset):
-    """Normalised images in memory, channels last; `augment` shifts by up to an eighth and flips, anew every time."""
+    """Hold normalised images in memory, channels last.
+
+    Args:
+        images: shape (N, 3, side, side).
+        labels: shape (N,), on the same device.
+        augment: shift by up to an eighth of the side and flip, anew every time.
+    """
 
     def __init__(self, images: Tensor, labels: Tensor, augment: bool = False) -> None:
         self.images, self.labels, self.augment = images, labels, augment
@@ -31,7 +37,7 @@ class Images(Dataset):
         return x[0], y[0]
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """A whole batch at once."""
+        """Return a whole batch at once."""
         at = torch.tensor(indices, device=self.labels.device)
         x, y = self.images[at], self.labels[at]
         return (_augmented(x) if self.augment else x), y
@@ -50,7 +56,11 @@ def _augmented(x: Tensor) -> Tensor:
 
 
 def decoded(root: Path) -> dict[str, Tensor]:
-    """All images as bytes, shape (60000, 3, 32, 32) in all; kept beside the folders."""
+    """Return all images as bytes, shape (60000, 3, 32, 32) in all; they are kept in a file beside the folders.
+
+    Args:
+        root: folder with train/<class>/ and test/<class>/ images.
+    """
     cache = root / "decoded.pt"
     if not cache.exists():
         found = {}
@@ -63,9 +73,12 @@ def decoded(root: Path) -> dict[str, Tensor]:
 
 
 def load(root: Path, side: int, images: int) -> dict[str, Images]:
-    """`train`, `val` and `test`: images of `side` pixels, the first so many of a fixed order to train on.
+    """Return the images of "train", "val" and "test", on the GPU if there is one.
 
-    All of them lie on the GPU, if there is one.
+    Args:
+        root: folder with train/<class>/ and test/<class>/ images.
+        side: pixels that the images are scaled to.
+        images: how many to train on; the first ones of a fixed order.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     raw = decoded(root)
@@ -91,5 +104,10 @@ def _whole(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def loader(images: Images, train: bool) -> DataLoader:
-    """Batches in this process; the last ones that are not full are left out of training."""
+    """Return a loader that makes batches in this process.
+
+    Args:
+        images: one of the sets that `load` returns.
+        train: shuffle, and leave out the last batch if it is not full.
+    """
     return DataLoader(images, BATCH if train else 1000, shuffle=train, drop_last=train, collate_fn=_whole)

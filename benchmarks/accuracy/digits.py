@@ -1,4 +1,4 @@
-"""Dense against pruned on the digits: same network, epochs, data and seeds; test accuracy of the last epoch."""
+"""Compare dense and pruned on the digits: same network, epochs, data and seeds; test accuracy of the last epoch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ import warnings
 import pytorch_lightning as pl
 
 import gdp
+from benchmarks.common.markdown import header, row
 from lightning_modules import Classification, DigitsData
 
 
 def accuracy(seed: int, epochs: int, target: float | None) -> tuple[float, float]:
-    """Test accuracy in percent, and the fraction of FLOPs that is left."""
+    """Return the test accuracy in percent, and the fraction of FLOPs that is left.
+
+    Args:
+        seed: of weights, batches and shifts.
+        epochs: of training.
+        target: fraction of the FLOPs that remains; None trains the dense network.
+    """
     pl.seed_everything(seed, verbose=False)
     model, data = Classification(model="resnet20", channels=1), DigitsData()
     callbacks = [] if target is None else [gdp.GDPCallback(target_flops=target)]
@@ -27,6 +34,7 @@ def accuracy(seed: int, epochs: int, target: float | None) -> tuple[float, float
 
 
 def main() -> None:
+    """Print the table, line by line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
@@ -37,15 +45,13 @@ def main() -> None:
     print(
         f"ResNet-20, digits, {options.epochs} epochs, seeds 0-{options.seeds - 1}, {platform.machine()} CPU, 1 thread\n"
     )
-    print("| network | FLOPs that remain | test accuracy, mean | per seed |\n|---|---|---|---|")
+    print(header(["network", "FLOPs that remain", "test accuracy, mean", "per seed"]))
     for target in (None, *options.targets):
         runs = [accuracy(seed, options.epochs, target) for seed in range(options.seeds)]
         scores, remaining = [r[0] for r in runs], statistics.mean(r[1] for r in runs)
         name = "dense" if target is None else f"gdp, target {target}"
-        print(
-            f"| {name} | {remaining:.1%} | {statistics.mean(scores):.2f} | {', '.join(f'{s:.2f}' for s in scores)} |",
-            flush=True,
-        )
+        per_seed = ", ".join(f"{score:.2f}" for score in scores)
+        print(row([name, f"{remaining:.1%}", f"{statistics.mean(scores):.2f}", per_seed]), flush=True)
 
 
 if __name__ == "__main__":

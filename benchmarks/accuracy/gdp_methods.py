@@ -1,4 +1,7 @@
-"""The gates of the comparison: gdp's own, and variants that were tried, as options or small subclasses."""
+"""gdp's methods in the comparison, and variants that were tried, as options or small subclasses.
+
+Names are those of rows in docs/accuracy.csv.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from gdp.gates import sum_by_channel
 
 
 class Magnitude(gdp.Polar):
-    """Keeps what has the largest weights: the squared norm of all weights that read a channel."""
+    """Keep what has the largest weights: the squared norm of all weights that read a channel."""
 
     def importance(self, state: dict[str, Tensor], context: Any) -> Tensor:
         readers = context.gates.readers
@@ -20,22 +23,22 @@ class Magnitude(gdp.Polar):
 
 
 class RootOfCost(gdp.Polar):
-    """Worth per square root of FLOPs, instead of worth per FLOP."""
+    """Rank by importance per square root of FLOPs, instead of importance per FLOP."""
 
     def importance(self, state: dict[str, Tensor], context: Any) -> Tensor:
         cost = context.cost.marginal(context.gates.open_counts)[context.gates.group_of]
         return state["importance"].cpu().double() * cost.clamp_min(1).sqrt()
 
 
-class RootOfWorth(gdp.Polar):
-    """The root of the mean squared gate gradient, instead of the mean square."""
+class RootOfImportance(gdp.Polar):
+    """Rank by the root of the mean squared gate gradient, instead of the mean square."""
 
     def importance(self, state: dict[str, Tensor], context: Any) -> Tensor:
         return state["importance"].sqrt()
 
 
 class FirstOrder(gdp.Polar):
-    """The square of the mean gate gradient: what is left of the mean square without the noise of the batches."""
+    """Rank by the square of the mean gate gradient: the mean square without the noise of the batches."""
 
     def update(self, state: dict[str, Tensor], gradient: Tensor) -> dict[str, Tensor]:
         return {"importance": self.memory * state["importance"] + (1 - self.memory) * gradient}
@@ -45,7 +48,7 @@ class FirstOrder(gdp.Polar):
 
 
 # arguments of GDPCallback, besides the target
-GATES: dict[str, dict[str, Any]] = {
+METHODS: dict[str, dict[str, Any]] = {
     "gdp polar": {},
     "gdp polar, at once": {"method": gdp.Polar(start=0.0, end=0.05), "shrink": 20},
     "gdp annealed": {"method": "annealed"},
@@ -60,7 +63,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gdp polar, window 0.25 to 0.75, glide of 150 steps": {"method": gdp.Polar(start=0.25, end=0.75, closing=150)},
     "gdp polar, memory 0.99": {"method": gdp.Polar(memory=0.99)},
     "gdp polar, worth per root of FLOPs": {"method": RootOfCost()},
-    "gdp polar, root of the mean square": {"method": RootOfWorth()},
+    "gdp polar, root of the mean square": {"method": RootOfImportance()},
     "gdp polar, square of the mean": {"method": FirstOrder()},
     "gdp annealed, nothing given back": {"method": gdp.Annealed(curvature=0.0)},
     "gdp annealed, all given back": {"method": gdp.Annealed(curvature=1.0)},

@@ -14,7 +14,11 @@ MOBILENET = [[1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96,
 
 
 class VGG(nn.Module):
-    """VGG-16 with batch norm (arXiv 1409.1556, column D): its convs, an average over all places, one linear layer."""
+    """Make VGG-16 with batch norm (arXiv 1409.1556, column D): its convs, an average over all places, a linear layer.
+
+    Args:
+        width: what the paper's numbers of channels are multiplied with.
+    """
 
     def __init__(self, width: float) -> None:
         super().__init__()
@@ -28,7 +32,11 @@ class VGG(nn.Module):
 
 
 def mobilenet(width: float) -> nn.Module:
-    """MobileNetV2 whose first conv keeps the resolution, as usual for small images."""
+    """Make a MobileNetV2 whose first conv keeps the resolution, as usual for small images.
+
+    Args:
+        width: what the paper's numbers of channels are multiplied with.
+    """
     net = MobileNetV2(num_classes=10, width_mult=width, inverted_residual_setting=MOBILENET, dropout=0.0)
     net.features[0][0].stride = (1, 1)
     return net

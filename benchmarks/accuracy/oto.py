@@ -1,6 +1,6 @@
-"""OTO (Only Train Once, arXiv 2305.18030) in the comparison of benchmarks.accuracy, at its size "smoke".
+"""Train with OTO (Only Train Once, arXiv 2305.18030) for the comparison of benchmarks.accuracy, at its size "smoke".
 
-OTO needs a PyTorch that is too old for gdp. Run `python -m benchmarks.accuracy_oto --data data/cifar10` with what `pip
+OTO needs a PyTorch that is too old for gdp. Run `python -m benchmarks.accuracy.oto --data data/cifar10` with what `pip
 install torch==2.1.2 torchvision==0.16.2 "numpy<2" only_train_once==3.0.1 packaging fvcore pytorch-lightning` gives.
 
 Its optimizer HESSO takes the share of channels to remove, not of FLOPs to keep. So the steps in which it prunes are run
@@ -26,13 +26,13 @@ from only_train_once import OTO
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from benchmarks.accuracy_data import BATCH, Images, load, loader
-from benchmarks.accuracy_networks import NETWORKS
+from benchmarks.accuracy.data import BATCH, Images, load, loader
+from benchmarks.accuracy.networks import NETWORKS
 
 warnings.filterwarnings("ignore", module="torch.optim.lr_scheduler")  # asked for the rate of a given step
 
 SIDE, IMAGES, EPOCHS, WIDTH = 16, 20000, 6, 0.25  # those of "smoke"
-LR = {"resnet20": 0.4, "vgg16": 0.2}  # those of benchmarks.accuracy_ways
+LR = {"resnet20": 0.4, "vgg16": 0.2}  # those of benchmarks.accuracy.ways
 EPOCH, STEPS = IMAGES // BATCH, IMAGES // BATCH * EPOCHS
 START, PERIODS = round(STEPS / 10), 10  # OTO's tutorial: start after a tenth, prune for a fourth or a fifth of the run
 PRUNING = STEPS // 4 // PERIODS * PERIODS
@@ -42,18 +42,34 @@ HEADER = "size,model,start,budget,way,target,seed,epochs,steps,remains,val,test,
 
 
 def flops(net: nn.Module, x: Tensor) -> int:
-    """Multiply-adds of one image, as gdp.flops counts them."""
+    """Return the multiply-adds of one image, as gdp counts them.
+
+    Args:
+        net: it is left as it was.
+        x: one image, shape (1, 3, side, side).
+    """
     return int(FlopCountAnalysis(copy.deepcopy(net).eval(), x).unsupported_ops_warnings(False).total())
 
 
 @torch.no_grad()
 def accuracy(net: nn.Module, images: Images) -> float:
-    """Top-1 in percent, in float32."""
+    """Return the top-1 accuracy in percent, in float32.
+
+    Args:
+        net: in eval mode.
+        images: to test on.
+    """
     return 100 * sum(int((net(x).argmax(1) == y).sum()) for x, y in loader(images, False)) / len(images)
 
 
 class Run:
-    """One of NETWORKS that OTO trains; the seed is that of weights and batches."""
+    """Train one network with OTO.
+
+    Args:
+        model: which of NETWORKS.
+        seed: of weights and batches.
+        images: to train on.
+    """
 
     def __init__(self, model: str, seed: int, images: Images) -> None:
         self.images, self.step, self.lr = images, 0, LR[model]
@@ -77,7 +93,11 @@ class Run:
         )  # fmt: skip
 
     def fork(self, share: float) -> Run:
-        """A copy, in the state this one is in, that will remove another share of the channels."""
+        """Return a copy, in the state this one is in, that will remove another share of the channels.
+
+        Args:
+            share: fraction of the channels to remove.
+        """
         other = copy.copy(self)
         other.net = copy.deepcopy(self.net)
         other.optimizer = other._optimizer(share)
@@ -86,7 +106,11 @@ class Run:
         return other
 
     def train(self, until: int) -> Run:
-        """Train up to that step of one cycle of the learning rate."""
+        """Train up to that step of one cycle of the learning rate, and return this run.
+
+        Args:
+            until: number of steps since the beginning.
+        """
         self.net.train()
         cycle = OneCycleLR(self.optimizer, self.lr, STEPS, pct_start=0.2, cycle_momentum=False)
         with mock.patch.object(torch.Tensor, "cuda", lambda tensor: tensor):  # HESSO moves one mask to the GPU
@@ -102,14 +126,20 @@ class Run:
         return self
 
     def pruned(self) -> nn.Module:
-        """The network without its zero channels, built by OTO."""
+        """Return the network without its zero channels, built by OTO."""
         oto = self._oto(copy.deepcopy(self.net))
         with tempfile.TemporaryDirectory() as folder:
             oto.construct_subnet(out_dir=folder)
             return torch.load(oto.compressed_model_path).eval()
 
     def reaching(self, target: float) -> Run:
-        """A copy that has pruned to the target; a share leaves 1 - share ** power, the power nearing a trial's."""
+        """Return a copy that has pruned to the target: the best of a few trials.
+
+        A share leaves 1 - share ** power of the FLOPs; after every trial the power comes nearer to that trial's.
+
+        Args:
+            target: fraction of the dense FLOPs that may remain.
+        """
         power, trials = 2.0, []
         for _ in range(TRIALS):
             share = (1 - (1 + CLOSE) / 2 * target) ** (1 / power)
@@ -123,6 +153,7 @@ class Run:
 
 
 def main() -> None:
+    """Append one row per network, seed and target to the CSV file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/ and test/<class>/ images")
     parser.add_argument("--models", nargs="+", choices=LR, default=list(LR))

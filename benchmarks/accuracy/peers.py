@@ -1,4 +1,4 @@
-"""Torch-Pruning as its users run it: train, prune to the target, fine-tune with a new cycle of the learning rate."""
+"""Prune with Torch-Pruning as its users do: train, prune to the target, fine-tune with a new learning rate cycle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.accuracy_data import Images, loader
+from benchmarks.accuracy.data import Images, loader
+from benchmarks.common.peers import ignored_layers
 from gdp.utils import count_flops
 
 CLASSES = 10
@@ -19,17 +20,12 @@ BATCHES = 10  # over which Taylor importance is averaged in each of them
 SMALL_STEPS = 100  # into which pruning is divided, to stop as close to the target as single steps allow
 
 
-def ignored(net: nn.Module) -> list[nn.Module]:
-    """The class scores, and the streams of resnet20 and resnet56, whose padded shortcuts Torch-Pruning can't follow."""
-    layers = dict(net.named_modules())
-    scores = [m for m in layers.values() if isinstance(m, nn.Linear) and m.out_features == CLASSES]
-    if "layer1.0.conv2" not in layers:
-        return scores
-    return [*scores, layers["conv1"], *(m for n, m in layers.items() if n.startswith("layer") and n.endswith("conv2"))]
-
-
 class Regularized(pl.Callback):
-    """Sparse training: the pruner's regularizer is added to the gradients, as Torch-Pruning documents it."""
+    """Train for sparsity: add the pruner's regularizer to the gradients, as Torch-Pruning documents it.
+
+    Args:
+        pruner: one of Torch-Pruning's with a regularizer.
+    """
 
     def __init__(self, pruner: Any) -> None:
         self.pruner = pruner
@@ -44,12 +40,19 @@ class Regularized(pl.Callback):
 def _pruner(cls: Any, importance: Any, net: nn.Module, x: Tensor, whole: bool, **options: Any) -> Any:
     return cls(
         net, x, importance=importance, global_pruning=whole, pruning_ratio=1.0, max_pruning_ratio=0.97,
-        iterative_steps=SMALL_STEPS, ignored_layers=ignored(net), **options,
+        iterative_steps=SMALL_STEPS, ignored_layers=ignored_layers(net, CLASSES), **options,
     )  # fmt: skip
 
 
 def prune(net: nn.Module, pruner: Any, x: Tensor, flops: int) -> None:
-    """Prune in small steps, group by group, until so many FLOPs are left."""
+    """Prune in small steps, group by group, until so many FLOPs are left.
+
+    Args:
+        net: cut in place.
+        pruner: one of Torch-Pruning's, made for it.
+        x: one image, by which FLOPs are counted.
+        flops: that may be left.
+    """
     net.eval()
     for _ in range(SMALL_STEPS):
         for group in pruner.step(interactive=True):
@@ -59,18 +62,22 @@ def prune(net: nn.Module, pruner: Any, x: Tensor, flops: int) -> None:
 
 
 def uniform_l2(net: nn.Module, x: Tensor, reg: float) -> Any:
+    """Make a pruner that takes the same share of every layer, by magnitude."""
     return _pruner(tp.pruner.BasePruner, tp.importance.GroupMagnitudeImportance(p=2), net, x, False)
 
 
 def taylor(net: nn.Module, x: Tensor, reg: float) -> Any:
+    """Make a pruner that ranks all channels by Taylor importance."""
     return _pruner(tp.pruner.BasePruner, tp.importance.GroupTaylorImportance(), net, x, True)
 
 
 def group_norm(net: nn.Module, x: Tensor, reg: float) -> Any:
+    """Make a pruner that ranks all channels by magnitude, after training with a group lasso (arXiv 2301.12900)."""
     return _pruner(tp.pruner.GroupNormPruner, tp.importance.GroupMagnitudeImportance(p=2), net, x, True, reg=reg)
 
 
 def bn_scale(net: nn.Module, x: Tensor, reg: float) -> Any:
+    """Make a pruner that ranks all channels by batch norm scales, after training with L1 on them (arXiv 1708.06519)."""
     return _pruner(tp.pruner.BNScalePruner, tp.importance.BNScaleImportance(), net, x, True, reg=reg)
 
 
@@ -84,7 +91,14 @@ PEERS: dict[str, tuple[Callable[[nn.Module, Tensor, float], Any], float]] = {
 
 
 def cut(way: str, net: nn.Module, images: Images, flops: int) -> None:
-    """Prune a trained network to so many FLOPs."""
+    """Prune a trained network to so many FLOPs.
+
+    Args:
+        way: which of PEERS.
+        net: cut in place.
+        images: that Taylor importance is measured on.
+        flops: that may be left.
+    """
     make, reg = PEERS[way]
     x = images[0][0][None].cpu()
     pruner = make(net, x, reg)
@@ -102,11 +116,12 @@ def cut(way: str, net: nn.Module, images: Images, flops: int) -> None:
 
 
 def regularizer(way: str, net: nn.Module, images: Images) -> list[pl.Callback]:
-    """What the first phase of training needs."""
+    """Return the callbacks that the first phase of training needs.
+
+    Args:
+        way: which of PEERS.
+        net: the network to be trained.
+        images: one of them is the example that the pruner is made with.
+    """
     make, reg = PEERS[way]
     return [Regularized(make(net, images[0][0][None].cpu(), reg))] if reg else []
-
-
-def start_key(way: str) -> str:
-    """Ways that share their first phase share this."""
-    return way if PEERS[way][1] else "dense"

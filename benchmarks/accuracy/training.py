@@ -1,4 +1,4 @@
-"""One way to train for all methods of the comparison: a Lightning run of so many steps, with its FLOPs counted."""
+"""Training as all methods of the comparison do it: a Lightning run of so many steps, its FLOPs counted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from benchmarks.accuracy_data import BATCH, Images, loader
+from benchmarks.accuracy.data import BATCH, Images, loader
 from gdp.utils import count_flops
 from lightning_modules.classification import Classification
 
@@ -21,7 +21,7 @@ warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 @dataclass(frozen=True)
 class Size:
-    """How large a comparison is.
+    """Say how large a comparison is.
 
     Attributes:
         side: pixels of the images.
@@ -38,12 +38,27 @@ class Size:
     precision: str
 
     def steps(self, epochs: float) -> int:
-        """Optimizer steps of so many epochs."""
+        """Return the optimizer steps of so many epochs."""
         return round(epochs * (self.images // BATCH))
 
 
+SIZES = {
+    "smoke": Size(16, 20000, 6, 0.25, "bf16-mixed"),
+    "cpu": Size(32, 45000, 30, 1.0, "bf16-mixed"),
+    "gpu": Size(32, 45000, 120, 1.0, "bf16-mixed"),
+}
+
+
 class Classifier(Classification):
-    """A classifier around a given network, which counts the FLOPs of its training steps (three forward passes each)."""
+    """Train a given network, and count the FLOPs of its training steps (three forward passes each).
+
+    Args:
+        net: trained in place.
+        lr: peak of the learning rate.
+
+    Attributes:
+        trained_flops: of all training steps so far, as fvcore counts them.
+    """
 
     def __init__(self, net: nn.Module, lr: float) -> None:
         super().__init__(lr=lr)
@@ -68,11 +83,11 @@ def fit(
     callbacks: Sequence[pl.Callback] = (),
     validate: bool = False,
 ) -> int:
-    """Train for so many steps, one cycle of the learning rate; return the FLOPs that took.
+    """Train for so many steps, one cycle of the learning rate, and return the FLOPs that took.
 
     Args:
         net: trained in place.
-        data: what `accuracy_data.load` returns.
+        data: what `benchmarks.accuracy.data.load` returns.
         size: precision of the run.
         steps: optimizer steps.
         lr: the highest learning rate.
@@ -100,8 +115,13 @@ def fit(
 
 @torch.no_grad()
 def accuracy(net: nn.Module, images: Images) -> float:
-    """Top-1 in percent, in float32."""
+    """Return the top-1 accuracy in percent, in float32.
+
+    Args:
+        net: it is left in eval mode on the CPU, where Lightning leaves networks, too.
+        images: on any device.
+    """
     net.eval().to(images.labels.device)
     hits = sum(int((net(x).argmax(1) == y).sum()) for x, y in loader(images, False))
-    net.cpu()  # where Lightning leaves networks, too
+    net.cpu()
     return 100 * hits / len(images)

@@ -1,10 +1,10 @@
-"""The methods of the comparison: each turns a network, a target and a number of steps into a small trained network."""
+"""The methods of the comparison: each makes a small trained network of a network, a target and a number of steps."""
 
 from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,58 +13,41 @@ from torch import nn
 from torchvision.models import MobileNetV2
 
 import gdp
-from benchmarks.accuracy_data import BATCH, Images
-from benchmarks.accuracy_gates import GATES, VARIANTS
-from benchmarks.accuracy_networks import NETWORKS
-from benchmarks.accuracy_peers import PEERS, cut, regularizer
-from benchmarks.accuracy_training import Size, accuracy, fit
+from benchmarks.accuracy.data import BATCH, Images
+from benchmarks.accuracy.gdp_methods import METHODS, VARIANTS
+from benchmarks.accuracy.jobs import Job
+from benchmarks.accuracy.networks import NETWORKS
+from benchmarks.accuracy.peers import PEERS, cut, regularizer
+from benchmarks.accuracy.training import Size, accuracy, fit
 from gdp.utils import count_flops
 
 # The highest learning rates, the best of 0.05, 0.1, 0.2 and 0.4 on held-out images: of training from scratch, chosen
 # with the dense network, and of training on after pruning, and from trained weights, chosen with Torch-Pruning.
 LR = {"resnet20": 0.4, "resnet56": 0.4, "vgg16": 0.2, "mobilenetv2": 0.2}
 TUNE_LR = 0.1
-OURS = GATES | VARIANTS
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of one method.
-
-    Attributes:
-        model: which of NETWORKS.
-        start: "scratch", or "trained" for the weights that the dense baseline was trained to.
-        budget: "epochs" or "flops", what is the same for all methods.
-        way: the method.
-        target: fraction of the dense FLOPs.
-        seed: of weights and batches.
-        epochs: that all methods have at equal epochs.
-        steps: of all phases together.
-    """
-
-    model: str
-    start: str
-    budget: str
-    way: str
-    target: float
-    seed: int
-    epochs: float
-    steps: int
-
-
-# what a run is known by; its steps at equal FLOPs follow from what others have spent
-KEY = tuple(field.name for field in fields(Job) if field.name != "steps")
+OURS = METHODS | VARIANTS
 
 
 def suited(size: Size, model: str) -> Size:
-    """The size with the precision that is the fastest for a network."""
+    """Return the size with the precision that is the fastest for a network.
+
+    Args:
+        size: of the comparison.
+        model: which of NETWORKS.
+    """
     if model == "mobilenetv2" and not torch.cuda.is_available():
         return replace(size, precision="32-true")  # depthwise convs of bfloat16 are slower on a CPU
     return size
 
 
 def network(job: Job, size: Size, weights: Path | None) -> nn.Module:
-    """The dense network that a job starts from."""
+    """Build the dense network that a job starts from.
+
+    Args:
+        job: decides model and seed.
+        size: decides the width.
+        weights: file with a state dict; default: random weights.
+    """
     torch.manual_seed(1000 + job.seed)
     net: nn.Module = NETWORKS[job.model](size.width)
     if weights is not None:
@@ -73,7 +56,15 @@ def network(job: Job, size: Size, weights: Path | None) -> nn.Module:
 
 
 def baseline(job: Job, data: dict[str, Images], size: Size, given: Path, cache: Path) -> Path:
-    """Weights that were trained elsewhere, trained on with the images of this comparison."""
+    """Train weights from elsewhere on with the images of this comparison, and return the file that has them.
+
+    Args:
+        job: decides model, seed and steps.
+        data: what `load` returns.
+        size: of the comparison.
+        given: file with a state dict.
+        cache: folder of the file; what is there already is not trained anew.
+    """
     path = cache / f"{job.model}-{size.side}-{size.images}-{job.steps}-baseline.pt"
     if not path.exists():
         net = network(job, size, given)
@@ -84,10 +75,18 @@ def baseline(job: Job, data: dict[str, Images], size: Size, given: Path, cache: 
 
 
 def thinned(net: nn.Module, images: Images, target: float) -> nn.Module:
-    """The network with all channel groups narrowed alike, and fresh weights."""
+    """Return the network with all channel groups narrowed alike, and fresh weights.
+
+    Args:
+        net: cut in place.
+        images: one of them is the example input.
+        target: fraction of the FLOPs that may remain.
+    """
     x = images[0][0][None].cpu()
     graph = gdp.trace(net, x)
     gates = gdp.insert_gates(net, graph)
+
+    # the largest fraction of all widths that stays within the target
     sizes, low, high = graph.flops.sizes, 0.0, 1.0
     for _ in range(30):
         middle = (low + high) / 2
@@ -96,6 +95,8 @@ def thinned(net: nn.Module, images: Images, target: float) -> nn.Module:
     counts = (sizes * low).round().long().clamp_min(1)
     gates.close_all({g.name: list(range(int(n), g.size)) for g, n in zip(graph.groups, counts, strict=True)})
     gdp.remove(net, graph, gates)
+
+    # fresh weights, as the networks' own constructors make them
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
             layer.reset_parameters()
@@ -108,7 +109,15 @@ def thinned(net: nn.Module, images: Images, target: float) -> nn.Module:
 
 
 def run(job: Job, data: dict[str, Images], size: Size, cache: Path, weights: Path | None) -> dict[str, Any]:
-    """Train and prune; return what is left, and how good it is on held-out and on test images."""
+    """Train and prune; return what is left, and how good it is on held-out and on test images.
+
+    Args:
+        job: what is run.
+        data: what `load` returns.
+        size: of the comparison.
+        cache: folder for networks after a first phase that several jobs share.
+        weights: file with a state dict to start from.
+    """
     size = suited(size, job.model)
     net, x = network(job, size, weights), data["train"][0][0][None].cpu()
     dense = count_flops(net, x)
@@ -134,14 +143,17 @@ def run(job: Job, data: dict[str, Images], size: Size, cache: Path, weights: Pat
 def _pruned_halfway(
     job: Job, net: nn.Module, data: dict[str, Images], size: Size, cache: Path, lr: float, flops: int
 ) -> tuple[nn.Module, int]:
-    """Torch-Pruning's recipe: half of the steps before pruning, half after it; all after it, if it starts from trained
-    weights and needs no sparse training.
+    """Follow Torch-Pruning's recipe: half of the steps before pruning, half after it.
+
+    All of them come after it, if the job starts from trained weights and needs no sparse training.
     """
     regular = PEERS[job.way][1] > 0
     before = 0 if job.start == "trained" and not regular else job.steps // 2
     name = job.way if regular else "dense"
     place = f"{job.model}-{size.side}-{size.images}-{job.start}-{job.seed}-{job.steps}-{size.precision}-{name}"
     kept = cache / f"{place.replace(' ', '_')}.pt"
+
+    # the first phase, or what another job has left of it
     spent = 0
     if before and kept.exists():
         net, spent = copy.deepcopy(torch.load(kept, weights_only=False))
@@ -152,6 +164,8 @@ def _pruned_halfway(
         fresh = kept.with_suffix(f".{os.getpid()}")
         torch.save((net, spent), fresh)
         fresh.replace(kept)  # at once, as other processes may read it
+
+    # the second phase
     torch.manual_seed(job.seed)
     cut(job.way, net, data["train"], flops)
     return net, spent + fit(net, data, size, job.steps - before, TUNE_LR)

@@ -1,0 +1,41 @@
+"""Bytes of tensors: what a training step leaves lying there, and the most that is alive within it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import accumulate
+
+import torch
+from torch import nn
+
+
+def state_bytes(net: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Return the bytes of parameters, buffers and optimizer state: what lies there between steps, gradients dropped.
+
+    Args:
+        net: whose parameters and buffers are counted.
+        optimizer: whose state is counted.
+    """
+    state = [value for values in optimizer.state.values() for value in values.values()]
+    tensors = [t for t in [*net.parameters(), *net.buffers(), *state] if isinstance(t, torch.Tensor)]
+    return sum({id(t): t.nbytes for t in tensors}.values())
+
+
+def peak_rise(step: Callable[[], object], device: torch.device) -> int:
+    """Return the bytes by which live tensors grow from the beginning of a step to its worst moment.
+
+    On a CPU these are the allocations that torch's profiler sees, on a GPU what `max_memory_allocated` says.
+
+    Args:
+        step: is called once.
+        device: where it computes.
+    """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.autograd.profiler.profile(profile_memory=True) as found:
+        step()
+    events = sorted((e for e in found.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
+    return max(accumulate((e.nbytes() for e in events), initial=0))
