@@ -1,4 +1,4 @@
-"""gdp on every model of torchvision, detection backbones and timm; writes docs/coverage.md. Run as a module."""
+"""Run gdp on every model of torchvision, detection backbones and timm, and write docs/coverage.md."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 import gdp
-from benchmarks.coverage_document import document
-from benchmarks.coverage_measure import measure
-from benchmarks.coverage_models import SETS, names
-from benchmarks.coverage_peer import groups_of, measure_peer
+from benchmarks.coverage.document import document
+from benchmarks.coverage.measure import measure
+from benchmarks.coverage.models import SETS, names
+from benchmarks.coverage.peer import groups_of, measure_peer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "runs" / "coverage"
 DOCUMENT = ROOT / "docs" / "coverage.md"
 TOOLS = ("gdp", "peer")
@@ -38,13 +38,23 @@ def warm_up() -> None:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error, with its type."""
+    """Return the first line of an error, with its type.
+
+    Args:
+        error: that ended a measurement.
+    """
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {inspect.cleandoc(text[0]) if text else ''}"[:300]
 
 
 def child(tool: str, which: str, name: str) -> None:
-    """Measure one model in this process; its file holds what was known when it ended, however it did."""
+    """Measure one model in this process; its file holds what was known when it ended, however it did.
+
+    Args:
+        tool: one of TOOLS.
+        which: the set the model belongs to.
+        name: its name there.
+    """
     limit = MEMORY[tool] * 2**30
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     torch.set_num_threads(1)  # again: after a fork torch makes its pool anew, and not safely from two threads at once
@@ -64,19 +74,27 @@ def child(tool: str, which: str, name: str) -> None:
 
 
 def path(tool: str, which: str, name: str) -> Path:
+    """Return the file for what a tool does on a model."""
     return RESULTS / f"{which}.{name}.{tool}.json"
 
 
 def finished(tool: str, which: str, name: str) -> bool:
+    """Return whether a model was measured already, up to the end or an error."""
     file = path(tool, which, name)
     return file.exists() and "seconds" in json.loads(file.read_text())
 
 
-def apart(tool: str, which: str, name: str) -> dict[str, Any]:
-    """Run `child` in a process of its own, so that a crash, a hang or a lack of memory is that model's alone.
+def run_apart(tool: str, which: str, name: str) -> dict[str, Any]:
+    """Run `child` in a process of its own, and return the record of the model.
 
-    The process is a fork of this one, which has imported everything and traced a tiny network: imports are no part of
-    what is timed, and nothing of one model is left for the next.
+    So a crash, a hang or a lack of memory is that model's alone. The process is a fork of this one, which has imported
+    everything and traced a tiny network: imports are no part of what is timed, and nothing of one model is left for the
+    next.
+
+    Args:
+        tool: one of TOOLS.
+        which: the set the model belongs to.
+        name: its name there.
     """
     file = path(tool, which, name)
     file.unlink(missing_ok=True)
@@ -99,7 +117,12 @@ SHOWN = ["failed", "trace_s", "preflight_s", "error", "opened", "input", "remova
 
 
 def line(tool: str, record: dict[str, Any]) -> str:
-    """What came out, for the terminal."""
+    """Return what came out in a line for the terminal.
+
+    Args:
+        tool: one of TOOLS.
+        record: what it measured.
+    """
     shown = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in record.items() if k in SHOWN}
     if record.get("flops_cut") != record.get("flops_predicted"):
         shown["FLOPs"] = f"{record['flops_predicted']} predicted, {record['flops_cut']} counted"
@@ -107,6 +130,7 @@ def line(tool: str, record: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Measure the models that are asked for, and write the document from all records."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--set", choices=[*SETS, "all"], default="all")
     parser.add_argument("--only", default="*", metavar="GLOB", help="names of the models to run")
@@ -123,7 +147,7 @@ def main() -> None:
                 continue
             for tool in TOOLS:
                 if options.tool in (tool, "all") and not (options.resume and finished(tool, which, name)):
-                    print(line(tool, apart(tool, which, name)), flush=True)
+                    print(line(tool, run_apart(tool, which, name)), flush=True)
     records = {t: [json.loads(f.read_text()) for f in sorted(RESULTS.glob(f"*.{t}.json"))] for t in TOOLS}
     records = {t: [r for r in found if "seconds" in r] for t, found in records.items()}
     DOCUMENT.write_text(document(records["gdp"], records["peer"]))

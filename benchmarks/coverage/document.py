@@ -1,4 +1,4 @@
-"""docs/coverage.md from the records of the coverage run."""
+"""Write docs/coverage.md from the records of the coverage run."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import platform
 import re
 from collections import Counter
-from importlib.metadata import version
 from typing import Any
 
-from benchmarks.coverage_measure import CONTROL, FAR, SHARE, TOLERANCE, Record, controlled, counted, exact
-from benchmarks.coverage_models import names
-from benchmarks.coverage_peer import PATIENCE
+from benchmarks.common.machine import versions
+from benchmarks.common.markdown import table
+from benchmarks.coverage.measure import CONTROL, FAR, SHARE, TOLERANCE, Record, controlled, counted, exact
+from benchmarks.coverage.models import names
+from benchmarks.coverage.peer import PATIENCE
 
 TITLES = {
     "torchvision": "torchvision: classification and segmentation",
@@ -40,7 +41,12 @@ gdp leaves these alone as well; the table above says in how many networks:
 
 
 def document(ours: list[Record], peers: list[Record]) -> str:
-    """The whole document."""
+    """Return the whole document.
+
+    Args:
+        ours: records of gdp.
+        peers: records of Torch-Pruning.
+    """
     peer = {(r["set"], r["name"]): r for r in peers}
     order = {key: i for i, key in enumerate((which, name) for which in TITLES for name in names(which))}
     ours = sorted((r for r in ours if (r["set"], r["name"]) in order), key=lambda r: order[r["set"], r["name"]])
@@ -55,13 +61,12 @@ def document(ours: list[Record], peers: list[Record]) -> str:
 
 def _head() -> str:
     packages = ("torch", "torchvision", "timm", "fvcore", "torch-pruning")
-    versions = ", ".join(f"{p} {version(p).split('+')[0]}" for p in packages)
     return f"""# Coverage
 
     make coverage
 
 Every network at full size, with random weights and random BN statistics, in a process of its own with one thread;
-{versions};
+{versions(*packages)};
 {platform.machine()} CPU, {os.cpu_count()} cores shared with other work. Seconds are wall time; CPU time in brackets
 where the two differ by more than a fifth.
 
@@ -78,12 +83,6 @@ For every network: trace, trial cut, a random {SHARE:.0%} of **every** group clo
   network runs, and trains, after `BasePruner` took {SHARE:.0%} of every layer (magnitude; layers that give class scores
   ignored, heads of attention declared). Given up after {PATIENCE} s per step or 12 GiB. Exactness is not asked of it.
 """
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
 def _share(records: list[Record], holds: Any) -> str:
@@ -123,7 +122,7 @@ def _summary(ours: list[Record], peer: dict[tuple[str, str], Record]) -> str:
 
 
 def runs(record: Record) -> bool:
-    """Whether Torch-Pruning's result got through a forward pass."""
+    """Return whether Torch-Pruning's result got through a forward pass."""
     return record["step"] in ("train", "done")
 
 
@@ -186,7 +185,7 @@ def _of_peer(record: Record | None) -> list[str]:
 
 
 def _exceptions(ours: list[Record], peer: dict[tuple[str, str], Record]) -> str:
-    """Every figure that is not what it should be, in one list."""
+    """Return every figure that is not what it should be, in one list."""
     found = []
     for r in ours:
         name, other = f"{r['set']} `{r['name']}`", peer.get((r["set"], r["name"]), {})
@@ -211,10 +210,13 @@ def _exceptions(ours: list[Record], peer: dict[tuple[str, str], Record]) -> str:
     return "What is not as it should be:\n\n" + "\n".join(f"- {line}" for line in found) + "\n"
 
 
-def kind(reason: str) -> str:
-    """A reason without the names of modules and sizes, so that equal ones can be counted.
+def without_names(reason: str) -> str:
+    """Return a reason without the names of modules and sizes, so that equal ones can be counted.
 
-    >>> kind("layer_norm in encoder.layers.3.ln mixes channels")
+    Args:
+        reason: why a channel is frozen.
+
+    >>> without_names("layer_norm in encoder.layers.3.ln mixes channels")
     'layer_norm mixes channels'
     """
     short = re.sub(r" in [\w.]+", "", reason.partition("; a size may be")[0])
@@ -225,10 +227,10 @@ def _reasons(ours: list[Record]) -> str:
     layers: Counter[str] = Counter()
     networks: Counter[str] = Counter()
     for r in ours:
-        kinds = Counter(dict.fromkeys(map(kind, r.get("frozen", {})), 0))
+        own = Counter(dict.fromkeys(map(without_names, r.get("frozen", {})), 0))
         for reason, times in r.get("frozen", {}).items():
-            kinds[kind(reason)] += times
-        layers.update(kinds)
-        networks.update(kinds.keys())
+            own[without_names(reason)] += times
+        layers.update(own)
+        networks.update(own.keys())
     rows = [[k[:200], str(networks[k]), str(n)] for k, n in sorted(layers.items(), key=lambda i: -networks[i[0]])]
     return table(["reason", "networks", "frozen parts"], rows)

@@ -1,9 +1,8 @@
-"""One network through gdp: what is timed and compared, and the numbers that come out."""
+"""Put one network through gdp: what is timed and compared, and the numbers that come out."""
 
 from __future__ import annotations
 
 import math
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import gdp
-from benchmarks.coverage_models import build, other_input, prepare
+from benchmarks.common.timing import timed
+from benchmarks.coverage.models import build, other_input, prepare
+from gdp.gates import Gates
 from gdp.selection import lowest_flops
 from gdp.surgery import freeze_uncuttable_groups
 from gdp.utils import count_flops
@@ -28,14 +29,8 @@ GROUPS_OPENED = 3  # tries of the control: the group that shows least may hardly
 Record = dict[str, Any]
 
 
-def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    result = call()
-    return result, time.perf_counter() - start
-
-
 def measure(which: str, name: str, note: Callable[[Record], None] = lambda _: None) -> Record:
-    """Everything about gdp on one model; in float64 again where float32 can't decide.
+    """Measure everything about gdp on one model; in float64 again where float32 can't decide.
 
     Args:
         which: the set the model belongs to.
@@ -60,43 +55,50 @@ def _measure(which: str, name: str, dtype: torch.dtype, note: Callable[[Record],
     net, x = build(which, name)
     record["parameters"] = sum(p.numel() for p in net.parameters())
     reached("trace")
-    cpu = time.process_time()
-    graph, seconds = timed(lambda: gdp.trace(net, x))
-    cpu = time.process_time() - cpu
-    reached("prepare", trace_s=seconds, trace_cpu_s=cpu, groups_traced=len(graph.groups), input_shape=list(x.shape))
+    graph, took = timed(lambda: gdp.trace(net, x))
+    shape, groups = list(x.shape), len(graph.groups)
+    reached("prepare", trace_s=took.wall, trace_cpu_s=took.cpu, groups_traced=groups, input_shape=shape)
     prepare(net, x)
     if dtype is torch.float64:
         net, x = net.double(), x.double()
         graph = gdp.trace(net, x)
+
+    # groups that can't be cut are frozen after a trial
     reached("preflight")
     passes = []
     hook = net.register_forward_pre_hook(lambda *_: passes.append(1))
     try:
-        graph, seconds = timed(lambda: freeze_uncuttable_groups(net, graph))
+        graph, took = timed(lambda: freeze_uncuttable_groups(net, graph))
     finally:
         hook.remove()
-    reached("count", preflight_s=seconds, preflight_forwards=len(passes), groups=len(graph.groups))
+    reached("count", preflight_s=took.wall, preflight_forwards=len(passes), groups=len(graph.groups))
+
+    # how much can go at most
     dense = count_flops(net, x)
     frozen = Counter(f.reason for f in graph.frozen)
     removable = 1 - lowest_flops(graph.counted(dense)) / dense
     reached("close", flops=dense, removable=removable, frozen=dict(frozen.most_common()))
+
+    # close a part of every group, and see that the comparison would find an error
     gates = gdp.insert_gates(net, graph)
     random = torch.Generator().manual_seed(5)
     for group in graph.groups:
-        gone = min(round(SHARE * group.size), group.size - 1)
-        gates.close(group.name, torch.randperm(group.size, generator=random)[:gone])
+        closed = min(round(SHARE * group.size), group.size - 1)
+        gates.close(group.name, torch.randperm(group.size, generator=random)[:closed])
     probe = other_input(x, 6)
     gated = outputs(net, probe)
     record["input"] = min(differences(gated, outputs(net, other_input(x, 7))))
     record["opened"] = opened_by_mistake(net, graph, gates, probe, gated)
+
+    # cut, compare, train
     reached("remove")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        report, seconds = timed(lambda: gdp.remove(net, graph, gates))
+        report, took = timed(lambda: gdp.remove(net, graph, gates))
     record["warnings"] = [str(w.message).splitlines()[0] for w in caught if "fvcore" in str(w.message)]
     error = max(difference(gated, outputs(net, probe)), report.max_rel)
     reached(
-        "train", error=error, remove_s=seconds, flops_predicted=report.flops_predicted, flops_cut=report.flops_after
+        "train", error=error, remove_s=took.wall, flops_predicted=report.flops_predicted, flops_cut=report.flops_after
     )
     loss, untrained = train_step(net, other_input(x, 8, batch=2))
     reached("done", train_loss=loss, untrained=untrained)
@@ -104,13 +106,23 @@ def _measure(which: str, name: str, dtype: torch.dtype, note: Callable[[Record],
 
 
 def outputs(net: nn.Module, x: Tensor) -> list[Tensor]:
-    """Every output tensor of a network in eval mode."""
+    """Return every output tensor of a network in eval mode.
+
+    Args:
+        net: it is left in eval mode.
+        x: its input.
+    """
     with torch.no_grad():
         return [t.clone() for t in tree_leaves(net.eval()(x)) if isinstance(t, Tensor)]
 
 
 def differences(expected: list[Tensor], actual: list[Tensor]) -> list[float]:
-    """Largest difference of every output, relative to its largest entry; infinite for NaN or another shape."""
+    """Return the largest difference of every output, relative to its largest entry; infinite for NaN or another shape.
+
+    Args:
+        expected: outputs of one network.
+        actual: outputs of the other, in the same order.
+    """
     found = []
     for a, b in zip(expected, actual, strict=True):
         value = (
@@ -121,23 +133,39 @@ def differences(expected: list[Tensor], actual: list[Tensor]) -> list[float]:
 
 
 def difference(expected: list[Tensor], actual: list[Tensor]) -> float:
-    """That of the output that differs most."""
+    """Return the difference of the output that differs most, as `differences` measures it.
+
+    Args:
+        expected: outputs of one network.
+        actual: outputs of the other, in the same order.
+    """
     return max(differences(expected, actual))
 
 
 def opened_by_mistake(
-    net: nn.Module, graph: gdp.ChannelGraph, gates: gdp.Gates, probe: Tensor, gated: list[Tensor]
+    net: nn.Module, graph: gdp.ChannelGraph, gates: Gates, probe: Tensor, gated: list[Tensor]
 ) -> float | None:
-    """What the comparison would see: the outputs' change with one closed group left open; the largest of a few."""
+    """Return what the comparison would see: by how much outputs change with one closed group left open.
+
+    Args:
+        net: gated.
+        graph: of the network.
+        gates: some of every group are closed; they are left as they were.
+        probe: the input that networks are compared on.
+        gated: outputs of the network for it.
+
+    Returns:
+        The largest of a few groups, relative; None if nothing is closed.
+    """
     closed = list(gates.closed)
     random = torch.Generator().manual_seed(9)
     found = None
     for i in torch.randperm(len(closed), generator=random)[:GROUPS_OPENED].tolist():
-        raw = gates.gate_param.clone()
+        before = gates.gate_param.clone()
         gates.gate_param[gates.spans[closed[i]]] = 1.0
         gates.set()
         change = difference(gated, outputs(net, probe))
-        gates.set(raw)
+        gates.set(before)
         found = max(found or 0.0, change)
         if found >= 10 * CONTROL:
             break
@@ -145,7 +173,15 @@ def opened_by_mistake(
 
 
 def train_step(net: nn.Module, x: Tensor) -> tuple[float, int]:
-    """One step of SGD in train mode: the loss, and how many parameters got no gradient or not a finite one."""
+    """Take one step of SGD in train mode.
+
+    Args:
+        net: it is left in eval mode.
+        x: a batch.
+
+    Returns:
+        The loss, and how many parameters got no gradient or not a finite one.
+    """
     net.train()
     torch.manual_seed(0)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
@@ -160,16 +196,16 @@ def train_step(net: nn.Module, x: Tensor) -> tuple[float, int]:
 
 
 def exact(record: Record) -> bool:
-    """Cut without an error, and within the tolerance."""
+    """Return whether the network was cut without an error, and computes the same within the tolerance."""
     return record["step"] == "done" and record["error"] <= TOLERANCE
 
 
 def controlled(record: Record) -> bool:
-    """Whether the comparison would have seen an error. Where nothing can be closed there is nothing to see."""
+    """Return whether the comparison would have seen an error; where nothing can be closed there is nothing to see."""
     seen = max(CONTROL, FAR * record["error"])
     return record["groups"] == 0 or min(record["opened"], record["input"]) >= seen
 
 
 def counted(record: Record) -> bool:
-    """Whether predicted FLOPs are those that fvcore counts."""
+    """Return whether predicted FLOPs are those that fvcore counts."""
     return "flops_cut" in record and record["flops_predicted"] == record["flops_cut"]

@@ -1,4 +1,4 @@
-"""The networks of the coverage run, built and filled with random numbers."""
+"""Build the networks of the coverage run, and fill them with random numbers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,11 @@ DETECTION_SIZES = {"ssd300_vgg16": 300}  # all others: 320
 
 
 def names(which: str) -> list[str]:
-    """Names of the models of one set, those with few FLOPs first where torchvision says how many they have."""
+    """Return the names of the models of one set, those with few FLOPs first where torchvision says how many they have.
+
+    Args:
+        which: one of SETS.
+    """
     if which == "timm":
         return TIMM
     if which == "detection":
@@ -54,7 +58,7 @@ def names(which: str) -> list[str]:
 
 @contextmanager
 def _quick_init() -> Iterator[None]:
-    """Plain normal numbers where a truncated normal distribution is asked for; `prepare` draws them anew anyway."""
+    """Draw plain normal numbers where a truncated normal distribution is asked for; `prepare` draws anew anyway."""
     slow = nn.init.trunc_normal_
     nn.init.trunc_normal_ = lambda t, mean=0.0, std=1.0, *_, **__: nn.init.normal_(t, mean, std)
     try:
@@ -64,7 +68,12 @@ def _quick_init() -> Iterator[None]:
 
 
 def build(which: str, name: str) -> tuple[nn.Module, Tensor]:
-    """A model with random weights, with its auxiliary heads where it has some, and an input of its default size."""
+    """Make a model with random weights, with its auxiliary heads where it has some, and an input of its default size.
+
+    Args:
+        which: one of SETS.
+        name: one of its `names`.
+    """
     torch.manual_seed(0)
     with _quick_init(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -90,7 +99,11 @@ def build(which: str, name: str) -> tuple[nn.Module, Tensor]:
 
 
 def heads(net: nn.Module) -> list[nn.Module]:
-    """Layers that make class scores: what a user of Torch-Pruning would pass as `ignored_layers`."""
+    """Return the layers that make class scores: what a user of Torch-Pruning would pass as `ignored_layers`.
+
+    Args:
+        net: with the classes of ImageNet, or those of COCO's segmentation.
+    """
     classes = {1000, 21}
     return [
         m
@@ -101,15 +114,20 @@ def heads(net: nn.Module) -> list[nn.Module]:
 
 
 def prepare(net: nn.Module, x: Tensor) -> None:
-    """Random numbers everywhere, so that every channel and the input matter: weights, scales, BN statistics.
+    """Put random numbers everywhere, so that every channel and the input matter: weights, scales, BN statistics.
 
     Weights keep the size of what passes through them. Constants (scales of 1e-6, heads of zeros, gains of one) become
     random numbers. BN statistics are those of a random batch, layer by layer, moved by a random third: deep networks
     then neither explode nor fade, and a batch norm is as far from the identity as in a trained network.
+
+    Args:
+        net: changed in place.
+        x: decides the shape of the batch that statistics are taken of.
     """
     random = torch.Generator().manual_seed(3)
     layers = {p: m for m in net.modules() for p in m.parameters(recurse=False)}
     with torch.no_grad():
+        # weights and scales
         for p, layer in layers.items():
             if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) and p.dim() > 1:
                 fan_in = p[0].numel() if not getattr(layer, "transposed", False) else p.numel() // p.shape[1]
@@ -120,6 +138,7 @@ def prepare(net: nn.Module, x: Tensor) -> None:
                 else:
                     p.uniform_(0.5, 1.5, generator=random)
 
+        # BN statistics, of a batch that goes through the network layer by layer
         def calibrate(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             dims = [0, *range(2, args[0].dim())]
             mean, var = args[0].mean(dims), args[0].var(dims, unbiased=False)
@@ -138,7 +157,12 @@ def prepare(net: nn.Module, x: Tensor) -> None:
 
 
 def run_training_heads(net: nn.Module, x: Tensor) -> None:
-    """A forward pass with only containers in train mode: auxiliary heads run, norms and dropout stay in eval."""
+    """Run the network with only containers in train mode: auxiliary heads run, norms and dropout stay in eval mode.
+
+    Args:
+        net: it is left in eval mode.
+        x: a batch.
+    """
     net.eval()
     norms = [m for m in net.modules() if hasattr(m, "running_mean")]
     containers = [m for m in net.modules() if next(m.children(), None) is not None and m not in norms]
@@ -151,7 +175,13 @@ def run_training_heads(net: nn.Module, x: Tensor) -> None:
 
 
 def other_input(x: Tensor, seed: int, batch: int = 1) -> Tensor:
-    """Random pictures: a colour, large shapes and noise. To a mean over space, all plain noise is the same."""
+    """Make random pictures: a colour, large shapes and noise. To a mean over space, all plain noise is the same.
+
+    Args:
+        x: decides channels, size and type.
+        seed: of the random numbers.
+        batch: how many pictures.
+    """
     random = torch.Generator().manual_seed(seed)
     colour = 2 * torch.randn(batch, x.shape[1], 1, 1, generator=random)
     coarse = torch.randn(batch, x.shape[1], 5, 5, generator=random)

@@ -1,9 +1,8 @@
-"""One network through Torch-Pruning: seconds for graph and groups, and whether the result runs and trains."""
+"""Put one network through Torch-Pruning: seconds for graph and groups, and whether the result runs and trains."""
 
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from benchmarks.coverage_measure import SHARE, Record, outputs, timed, train_step
-from benchmarks.coverage_models import build, heads, other_input
+from benchmarks.common.timing import timed
+from benchmarks.coverage.measure import SHARE, Record, outputs, train_step
+from benchmarks.coverage.models import build, heads, other_input
 
 PATIENCE = 60  # seconds for each step
 
@@ -31,19 +31,32 @@ def _patience(seconds: int) -> Iterator[None]:
 
 
 def groups_of(net: nn.Module, x: Tensor, ignored: list[nn.Module]) -> list[Any]:
-    """Every group of its dependency graph."""
+    """Return every group of Torch-Pruning's dependency graph.
+
+    Args:
+        net: the network.
+        x: its input.
+        ignored: layers whose channels stay.
+    """
     graph = tp.DependencyGraph().build_dependency(net, example_inputs=x)
     return list(graph.get_all_groups(ignored_layers=ignored, root_module_types=[nn.Conv2d, nn.Linear]))
 
 
 def measure_peer(which: str, name: str, note: Callable[[Record], None]) -> Record:
-    """Torch-Pruning on one model: graph and groups timed, 40 % of each layer pruned, a forward pass, a train step."""
+    """Measure Torch-Pruning on one model: time graph and groups, prune 40 % of each layer, run it, train a step.
+
+    Args:
+        which: the set the model belongs to.
+        name: its name there.
+        note: is told the record after every step, so that a crash leaves what was known.
+    """
     record: Record = {"set": which, "name": name}
 
     def reached(step: str, **values: Any) -> None:
         record.update(values, step=step)
         note(record)
 
+    # build it, and say what has to stay and how attention is divided
     reached("build")
     net, x = build(which, name)
     ignored = heads(net)
@@ -53,10 +66,8 @@ def measure_peer(which: str, name: str, note: Callable[[Record], None]) -> Recor
 
     reached("graph")
     with _patience(PATIENCE):
-        cpu = time.process_time()
-        groups, seconds = timed(lambda: groups_of(net, x, ignored))
-        cpu = time.process_time() - cpu
-    reached("prune", graph_s=seconds, graph_cpu_s=cpu, groups=len(groups))
+        groups, took = timed(lambda: groups_of(net, x, ignored))
+    reached("prune", graph_s=took.wall, graph_cpu_s=took.cpu, groups=len(groups))
     with _patience(PATIENCE):
         importance = tp.importance.MagnitudeImportance(p=2)
         pruner = tp.pruner.BasePruner(
@@ -67,6 +78,8 @@ def measure_peer(which: str, name: str, note: Callable[[Record], None]) -> Recor
             m.num_heads = pruner.num_heads[m.qkv]
             if hasattr(m, "head_dim"):
                 m.head_dim = m.qkv.out_features // (3 * m.num_heads)
+
+    # what is left
     reached("run", parameters=sum(p.numel() for p in net.parameters()))
     outputs(net, x)
     reached("train")
