@@ -1,4 +1,5 @@
 import copy
+import logging
 
 import pytest
 import pytorch_lightning as pl
@@ -421,3 +422,14 @@ def test_the_callback_lets_blocks_go_only_if_allowed():
     pruning = gdp.GDPCallback(target_flops=1.2 * lowest)
     trainer(pruning, epochs=6).fit(LitWithBlocks(), loader())
     assert not pruning.report.blocks and all(kept for _, kept, _ in pruning.report.groups)
+
+
+def test_a_fit_leaves_the_level_of_fvcores_logger():
+    logger = logging.getLogger("fvcore.nn.jit_analysis")
+    before = logger.level
+    logger.setLevel(17)
+    try:
+        trainer(GDPCallback(0.5), epochs=2).fit(Lit(), loader())
+        assert logger.level == 17
+    finally:
+        logger.setLevel(before)

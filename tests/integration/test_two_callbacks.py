@@ -2,7 +2,11 @@
 
 import copy
 
+import pytest
+import torch
 from helpers.training import Lit, loader, trainer
+from pytorch_lightning.callbacks import Callback
+from torch import nn
 
 import gdp
 from gdp import GDPCallback
@@ -35,3 +39,56 @@ def test_hooks_of_an_instance_are_there_again_after_two_callbacks():
     lit.__dict__.update(mine)
     trainer(GDPCallback(0.5, module="net"), GDPCallback(0.7, module="other"), epochs=2).fit(lit, loader())
     assert calls == ["configure_model"] and all(lit.__dict__[name] is hook for name, hook in mine.items())
+
+
+class TwoParts(Lit):
+    """Two networks side by side; what their gated layers' weights are in `training_step` is noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other, self.products = copy.deepcopy(self.net), 0
+
+    def forward(self, x):
+        return self.net(x) + self.other(x)
+
+    def training_step(self, batch, batch_idx):
+        for layer in gated_layers(self.net):
+            parameter, gate = dict(layer.named_parameters())["weight"], layer.weight_gdp_gate
+            assert torch.equal(layer.weight, parameter * gate)
+            self.products += bool((gate < 1).any())
+        return super().training_step(batch, batch_idx)
+
+
+def gated_layers(net: nn.Module) -> list[nn.Module]:
+    return [m for m in net.modules() if type(m).__name__.startswith("Gated")]
+
+
+class Hooks(Callback):
+    """A user's callback behind those of gdp: what `layer.weight` is to it."""
+
+    def __init__(self) -> None:
+        self.met = {"on_after_backward": 0, "on_train_batch_end": 0}
+
+    def look(self, pl_module, hook):
+        for layer in gated_layers(pl_module.net):
+            assert (
+                isinstance(layer.weight, nn.Parameter) and layer.weight is dict(layer.named_parameters())["weight"]
+            ), hook
+            self.met[hook] += bool((layer.weight_gdp_gate < 1).any())
+
+    def on_after_backward(self, trainer, pl_module):
+        self.look(pl_module, "on_after_backward")
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.look(pl_module, "on_train_batch_end")
+
+
+@pytest.mark.parametrize("turn", [1, -1], ids=["gated first", "small first"])
+def test_a_small_network_beside_it_does_not_change_what_hooks_meet(turn):
+    lit, second = TwoParts(), GDPCallback(0.6, module="other")
+    trainer(second, epochs=4).fit(lit, loader())
+    assert second.report.remaining <= 0.6
+    first, hooks = GDPCallback(0.4, module="net", shrink="end"), Hooks()
+    trainer(*[first, second][::turn], hooks, epochs=6).fit(lit, loader())
+    assert first.report.remaining <= 0.4 and second.report.remaining <= 0.6
+    assert min(hooks.met.values()) > 10 and lit.products > 10

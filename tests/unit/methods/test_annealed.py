@@ -158,3 +158,11 @@ def test_options_that_make_no_sense_are_refused_at_once(options):
 
 KINDS = [("annealed", Annealed()), ("polar", gdp.Polar())]
 KINDS += [("{class_path: gdp.Annealed, init_args: {held_out: 0.1, every: 2}}", Annealed(held_out=0.1, every=2))]
+
+
+def test_the_squared_gradients_are_remembered_as_polar_gates_do():
+    method = Annealed()
+    state = method.init_state(1)
+    for gradient in (2.0, 0.0, 10.0):
+        state = method.update(state, torch.tensor([gradient]))
+    torch.testing.assert_close(state["sensitivity"], torch.tensor([5.1805]))  # 0.95 of the past is kept

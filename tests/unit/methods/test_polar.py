@@ -37,3 +37,12 @@ def test_finalized_gates_are_zero_or_above_one_half():
     raw = Polar().finalize(torch.tensor([1.0, 0.001, 0.7, 0.0]), torch.tensor([True, True, False, False]), 1e-4)
     value = polar_gate(raw, 1e-4)
     assert value[[2, 3]].tolist() == [0.0, 0.0] and value[[0, 1]].min() > 0.5
+
+
+def test_the_running_mean_remembers_19_of_20_parts_unless_told_otherwise():
+    method = Polar()
+    state = method.init_state(2)
+    for gradient in ([2.0, -4.0], [0.0, 2.0], [10.0, 0.0]):
+        state = method.update(state, torch.tensor(gradient))
+    # 0.95 * (0.95 * 0.05 * 4 + 0) + 0.05 * 100, and 0.95 * (0.95 * 0.05 * 16 + 0.05 * 4) + 0
+    torch.testing.assert_close(state["importance"], torch.tensor([5.1805, 0.912]))

@@ -1,4 +1,5 @@
 import copy
+import logging
 
 import pytest
 import torch
@@ -31,3 +32,19 @@ def test_a_failing_count_says_so_and_leaves_no_hooks():
     with pytest.raises(gdp.GDPError, match="fvcore can't count the FLOPs of Residual: RuntimeError"):
         count_flops(net, torch.randn(1, 4, 12, 12))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_the_level_of_fvcores_logger_stays():
+    logger = logging.getLogger("fvcore.nn.jit_analysis")
+    before = logger.level
+    logger.setLevel(17)
+    try:
+        count_flops(Residual(), X)
+        assert logger.level == 17
+        with pytest.raises(gdp.GDPError):
+            count_flops(Residual(), torch.randn(1, 4, 12, 12))
+        assert logger.level == 17
+        gdp.check(Residual(), X)
+        assert logger.level == 17
+    finally:
+        logger.setLevel(before)
