@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx.experimental import proxy_tensor
 from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
@@ -31,6 +32,21 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def _no_graph_left_in_torch() -> Iterator[None]:
+    """Empty the table in which some versions of torch keep the last exported graph, for a check that is over by then.
+
+    The graph holds fake tensors, and real ones that forward uses and that are neither a parameter nor a buffer. They
+    would outlive the network. torch itself empties the table with every export, and other versions have none.
+    """
+    try:
+        yield
+    finally:
+        table = getattr(proxy_tensor, "_FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT", None)
+        if isinstance(table, dict):
+            table.clear()
+
+
 def exported(model: nn.Module, inputs: Inputs, training: bool = False) -> ExportedProgram:
     """Export the network as it computes in the given mode.
 
@@ -43,7 +59,11 @@ def exported(model: nn.Module, inputs: Inputs, training: bool = False) -> Export
         GDPError: the network can't be exported; the message holds the short reason of torch.export, and the line of
             the network's source.
     """
-    with in_mode(model, training), torch.no_grad(), compiled_calls_removed(model), _no_garbage_collection():
+    with ExitStack() as stack:
+        for context in (in_mode(model, training), torch.no_grad(), compiled_calls_removed(model)):
+            stack.enter_context(context)
+        for context in (_no_garbage_collection(), _no_graph_left_in_torch()):
+            stack.enter_context(context)
         try:
             with BatchNormShapeMode():
                 return torch.export.export(model, inputs, strict=False)

@@ -61,7 +61,8 @@ class Account(Callback):
 
     @property
     def growth(self) -> tuple[int, int, int]:
-        return self.tensors[2] - self.tensors[0], self.blocks[2] - self.blocks[0], self.bytes[1] - self.bytes[0]
+        # the history of the gates has as many moments at steps 1200 and 2000 as it ever has, which it has not at 400
+        return self.tensors[2] - self.tensors[0], self.blocks[2] - self.blocks[1], self.bytes[1] - self.bytes[0]
 
 
 class Tiny(Lit):
@@ -86,7 +87,7 @@ def account_of_a_long_run() -> Account:
 @works(AREA, "no growth over 2 000 training steps")
 def test_nothing_grows_with_the_steps():
     tensors, blocks, stretch = account_of_a_long_run().growth
-    assert tensors <= 2 and blocks <= 500 and stretch == 0
+    assert tensors <= 2 and blocks <= 250 and stretch == 0
 
 
 def test_a_small_tensor_per_step_would_be_found(monkeypatch):
@@ -98,7 +99,7 @@ def test_a_small_tensor_per_step_would_be_found(monkeypatch):
 
     monkeypatch.setattr(gdp.Pruner, "step", leaky)
     tensors, blocks, stretch = account_of_a_long_run().growth
-    assert tensors > 1500 and blocks > 1500 and stretch == 40 * torch.zeros(1).nbytes
+    assert tensors > 1500 and blocks > 750 and stretch == 40 * torch.zeros(1).nbytes
 
 
 class Boom(Exception):
@@ -153,6 +154,19 @@ def spied(monkeypatch):
     return found
 
 
+@pytest.fixture
+def new():
+    """Finds what has come to life since the test began."""
+    gc.collect()
+    known = {id(thing): thing for thing in alive(Gates, ChannelGraph, gdp.Pruner, Tensor)}  # of other tests
+
+    def found(*types: type) -> list:
+        gc.collect()
+        return [thing for thing in alive(*types) if id(thing) not in known]
+
+    return found
+
+
 FAILURES = ["setup", "configure_model", "configure_optimizers", "on_train_start", "training_step"]
 
 
@@ -167,15 +181,7 @@ FAILURES = ["setup", "configure_model", "configure_optimizers", "on_train_start"
         pytest.param("", 1e-3, marks=works(AREA, "nor after a fit that gdp refused"), id="refused"),
     ],
 )
-def test_nothing_is_left(spied, where, target):
-    gc.collect()
-    before = alive(Gates, ChannelGraph, gdp.Pruner, Tensor)  # of other tests
-    known = {id(thing) for thing in before}
-
-    def new(*types: type) -> list:
-        gc.collect()
-        return [thing for thing in alive(*types) if id(thing) not in known]
-
+def test_nothing_is_left(spied, new, where, target):
     lit, steppers = run(where, GDPCallback(target))
     assert new(Gates, ChannelGraph, gdp.Pruner) == []  # although the LightningModule holds trainer and callback
     assert all(example() is None for example in spied) and bool(spied) == (where not in ("setup", "configure_model"))
@@ -186,7 +192,36 @@ def test_nothing_is_left(spied, where, target):
     del lit
     kept = [*net.parameters(), *net.buffers(), *(p.grad for p in net.parameters())]
     kept += [value for stepper in steppers for state in stepper.state.values() for value in state.values()]
-    assert {id(t) for t in new(Tensor)} <= {id(t) for t in kept}
+    assert [t for t in new(Tensor) if all(t is not own for own in kept)] == []
+
+
+class Scaled(nn.Module):
+    """Its graph holds two tensors that are neither a parameter nor a buffer: the module's own, and one of forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.scale = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), torch.ones(8, 1, 1)
+
+    def forward(self, x):
+        return self.b(self.a(x) * self.scale) * torch.tensor([2.0])
+
+
+class Rewriting(Scaled):
+    """torch.export gives up on it when the graph is there already."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        self.b.weight.data.mul_(2)
+        return y
+
+
+@pytest.mark.parametrize("net", [Scaled, Rewriting])
+def test_tracing_keeps_no_tensor(new, net):
+    try:
+        gdp.trace(net(), torch.zeros(1, 3, 8, 8))
+    except gdp.GDPError:
+        assert net is Rewriting
+    assert new(Tensor) == []
 
 
 def peak(name: str, gated: bool) -> int:
