@@ -17,6 +17,8 @@ from gdp.errors import GDPError
 
 AnyPath = str | os.PathLike[str]
 
+FOLDER_FLAG = 0x10  # among the external attributes of a zip record
+
 
 def _left_out(*_: Any) -> None:
     """Stand for a method that a file holds: nothing of it is looked up, and nothing runs."""
@@ -110,11 +112,11 @@ def check_intact(path: AnyPath, what: str = "a checkpoint") -> None:
         GDPError: the file is damaged.
     """
     try:  # an old format has no checksums; what is no local file is not looked at
-        broken = _first_damaged_record(path) if zipfile.is_zipfile(path) else None
+        damage = _damage(path) if zipfile.is_zipfile(path) else None
     except Exception as error:  # whatever a damaged zip file makes of its reader
         raise _unreadable(path, what, error) from error
-    if broken is not None:
-        raise _unreadable(path, what, f"the checksum of {broken!r} is wrong")
+    if damage is not None:
+        raise _unreadable(path, what, damage)
 
 
 def _unreadable(path: AnyPath, what: str, reason: str | Exception) -> GDPError:
@@ -133,14 +135,17 @@ def _unreadable(path: AnyPath, what: str, reason: str | Exception) -> GDPError:
     )
 
 
-def _first_damaged_record(path: AnyPath) -> str | None:
-    """Return the name of the first record of a zip file whose checksum is wrong, or None.
+def _damage(path: AnyPath) -> str | None:
+    """Return what is wrong with the first damaged record of a zip file, or None.
 
     Args:
-        path: of the zip file; one without checksums counts as intact.
+        path: of the zip file; the contents of one without checksums count as intact.
     """
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
+        for record in records:  # of a folder, which torch.save never writes, torch reads nothing and says nothing
+            if record.external_attr & FOLDER_FLAG or record.is_dir():
+                return f"{record.filename!r} is marked as a folder"
         if not any(record.CRC for record in records):  # written without, torch.serialization.set_crc32_options(False)
             return None
         for record in records:
@@ -149,5 +154,5 @@ def _first_damaged_record(path: AnyPath) -> str | None:
                     while stream.read(1 << 24):
                         pass
                 except (zipfile.BadZipFile, zlib.error, EOFError):
-                    return record.filename
+                    return f"the checksum of {record.filename!r} is wrong"
     return None

@@ -1,6 +1,7 @@
 """What broken input does: a sentence, and nothing of the user's is lost."""
 
 import os
+import re
 
 import pytest
 import torch
@@ -55,6 +56,19 @@ def test_a_checkpoint_is_loaded_as_it_was_written_or_not_at_all(tmp_path):
         except gdp.GDPError:
             continue
         assert all(torch.equal(tensor, loaded[name]) for name, tensor in expected.items())
+
+
+def test_a_record_marked_as_a_folder_is_refused(tmp_path):
+    """torch reads nothing of a folder, and says nothing: a tensor would hold whatever was in memory."""
+    path = tmp_path / "small.pt"
+    gdp.save_pruned(pruned(Chain()), path)
+    whole = path.read_bytes()
+    entries = [match.start() for match in re.finditer(rb"PK\x01\x02", whole)]
+    assert len(entries) > 10
+    for entry in entries:
+        path.write_bytes(whole[: entry + 38] + bytes([whole[entry + 38] ^ 0x10]) + whole[entry + 39 :])
+        with pytest.raises(gdp.GDPError, match="is marked as a folder"):
+            gdp.load_pruned(Chain(), path)
 
 
 @refused("Bad input", "resuming from a checkpoint with flipped bits", "can't be read as a checkpoint…checksum")
