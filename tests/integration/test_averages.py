@@ -21,6 +21,8 @@ from torch.optim.swa_utils import AveragedModel
 
 import gdp
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("turn", [1, -1])
 def test_stochastic_weight_averaging_is_cut_exactly(turn):

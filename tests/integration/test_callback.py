@@ -273,6 +273,7 @@ def test_the_same_callback_prunes_another_model():
         assert gdp.report.report_of(lit.net) is pruning.report and lit.net[1][0].out_channels < 16
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(tmp_path):
     def run(epochs_of_checkpoint=None, resume=None):
         pl.seed_everything(0)
@@ -409,6 +410,7 @@ def test_the_target_holds_for_fvcores_count_where_an_operator_is_unknown():
     assert 0.49 <= after / before <= 0.5 and after == pruning.report.flops_predicted
 
 
+@pytest.mark.slow
 def test_the_callback_lets_blocks_go_only_if_allowed():
     lowest = gdp.check(LitWithBlocks().net, torch.randn(1, 3, 12, 12)).remaining
     torch.manual_seed(0)

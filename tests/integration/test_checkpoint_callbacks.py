@@ -11,6 +11,9 @@ from pytorch_lightning.callbacks import (
     OnExceptionCheckpoint,
 )
 
+pytestmark = pytest.mark.slow
+
+
 AREA = "Other callbacks"
 
 

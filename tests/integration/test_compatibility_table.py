@@ -1,8 +1,11 @@
 import subprocess
 import sys
 
+import pytest
 from helpers import features
 from helpers.paths import TESTS
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_document_is_what_the_tests_say(tmp_path):

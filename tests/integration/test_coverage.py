@@ -4,6 +4,9 @@ import pytest
 
 from benchmarks.coverage_measure import controlled, counted, exact, measure
 
+pytestmark = pytest.mark.slow
+
+
 TORCHVISION = """
 alexnet convnext_tiny deeplabv3_mobilenet_v3_large densenet121 efficientnet_b0 efficientnet_b1 efficientnet_v2_s
 fcn_resnet50 googlenet inception_v3 lraspp_mobilenet_v3_large maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_large

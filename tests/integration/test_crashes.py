@@ -10,6 +10,9 @@ import pytest
 from helpers.features import works
 from helpers.paths import ENVIRONMENT, TESTS
 
+pytestmark = pytest.mark.slow
+
+
 COMMAND = [sys.executable, str(TESTS / "scripts" / "crash_script.py")]
 KILLED = -9
 AREA = "Checkpoints and resume"

@@ -19,6 +19,9 @@ import gdp
 from gdp import GDPCallback
 from gdp.surgery import check_optimizers_cuttable
 
+pytestmark = pytest.mark.slow
+
+
 WAYS = ["end", "epoch", 3]
 
 

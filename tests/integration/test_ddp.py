@@ -1,4 +1,7 @@
+import pytest
 from helpers.training import two_processes
+
+pytestmark = pytest.mark.slow
 
 
 def test_two_processes_decide_alike_and_end_with_the_same_network(tmp_path):

@@ -10,6 +10,8 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn, 
 import gdp
 from gdp.utils import count_flops
 
+pytestmark = pytest.mark.slow
+
 
 class Detector(pl.LightningModule):
     """As in torchvision's reference: no forward of its own, a list of images of any size, losses in a dict."""

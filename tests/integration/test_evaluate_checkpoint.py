@@ -15,6 +15,9 @@ from torch import nn
 import gdp
 from gdp import GDPCallback
 
+pytestmark = pytest.mark.slow
+
+
 AVERAGES = {
     "none": list,
     "ema": lambda: [EMAWeightAveraging(decay=0.9)],

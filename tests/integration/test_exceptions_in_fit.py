@@ -9,6 +9,9 @@ from pytorch_lightning.callbacks import Callback
 import gdp
 from gdp import GDPCallback
 
+pytestmark = pytest.mark.slow
+
+
 HOOKS = [
     "setup",
     "configure_model",

@@ -32,6 +32,7 @@ DEEPLAB = "deeplabv3_mobilenet_v3_large"  # two outputs, in a dict
 NETS[DEEPLAB] = partial(get_model, DEEPLAB, weights=None, weights_backbone=None, aux_loss=True)
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings(r"ignore:`torch\.jit\.trace(_method)?` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning:torch.onnx"),

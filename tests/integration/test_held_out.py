@@ -23,6 +23,9 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 import gdp
 from gdp import Annealed, GDPCallback
 
+pytestmark = pytest.mark.slow
+
+
 IMAGES = images()
 
 

@@ -99,6 +99,7 @@ def test_a_report_is_made_of_plain_strings_and_numbers():
     same(gdp.Report.from_dict(data, report.plan).history, report.history)
 
 
+@pytest.mark.slow
 @KINDS
 def test_a_resumed_run_has_the_history_of_the_uninterrupted_one(tmp_path, method):
     save = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)

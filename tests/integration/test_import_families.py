@@ -12,6 +12,9 @@ from torch import nn
 
 import gdp
 
+pytestmark = pytest.mark.slow
+
+
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
 
 

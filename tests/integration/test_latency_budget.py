@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from helpers.networks import conv
@@ -10,6 +11,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 import gdp
+
+pytestmark = pytest.mark.slow
 
 
 class Slow(nn.Conv2d):

@@ -42,6 +42,9 @@ from torch.utils.data import DataLoader
 import gdp
 from gdp import GDPCallback
 
+pytestmark = pytest.mark.slow
+
+
 AREA = "Other callbacks"
 
 

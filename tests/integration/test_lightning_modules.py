@@ -15,6 +15,8 @@ import gdp
 from lightning_modules import CIFAR10Data, Classification, DigitsData, ImageFolderData
 from lightning_modules.classification import build
 
+pytestmark = pytest.mark.slow
+
 
 def folder_of_images(root: Path, splits: dict[str, int], size: int = 32) -> Path:
     random = np.random.default_rng(0)

@@ -182,6 +182,7 @@ def test_a_small_network_can_not_go_back(tmp_path, how, refusal):
     assert all(torch.equal(tensor, lit.state_dict()[name]) for name, tensor in state.items())
 
 
+@pytest.mark.slow
 @resume("a callback that saves between the optimizer's step and the gates'")
 @pytest.mark.parametrize("way", ["end", 4])
 def test_saving_before_gdp_has_its_turn(tmp_path, way):

@@ -23,6 +23,9 @@ from gdp import GDPCallback
 from gdp.gates import Gates, gated_layers
 from gdp.graph import ChannelGraph
 
+pytestmark = pytest.mark.slow
+
+
 AREA = "Memory"
 STEPS = 2000
 

@@ -73,6 +73,7 @@ def test_indicators_part_inside_the_window():
     assert before[settled > 0].min() > 0.5 > before[settled == 0].max()
 
 
+@pytest.mark.slow
 @works("Methods", 'resuming with `method="annealed"`', "bit for bit the uninterrupted run")
 @pytest.mark.parametrize(
     "method", ["annealed", QUICK, Annealed(held_out="val", every=2)], ids=["usual", "quick", "val"]

@@ -34,6 +34,7 @@ def test_gates_are_float32_and_the_target_holds(precision):
     )
 
 
+@pytest.mark.slow
 @works("Precision", "`16-mixed` with a gradient scaler", "gates hold still at steps that the scaler skips")
 @pytest.mark.parametrize("fused", [False, True])
 def test_steps_that_the_scaler_skips_do_not_move_gates(fused):

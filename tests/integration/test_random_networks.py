@@ -20,6 +20,9 @@ import gdp
 from gdp.gates import Gates
 from gdp.surgery import freeze_uncuttable_groups
 
+pytestmark = pytest.mark.slow
+
+
 FUZZ = "RANDOM_NETS" in os.environ
 OUTPUT = "reaches the network's output"
 EXACT, FAR = 1e-11, 1e-7  # relative, in float64: the same; certainly not the same

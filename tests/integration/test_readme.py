@@ -1,5 +1,6 @@
 import re
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from helpers.paths import ROOT
@@ -8,6 +9,7 @@ from helpers.training import Data, Lit, images, loader, small_net
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_code_blocks_run_as_they_stand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pl.seed_everything(0)

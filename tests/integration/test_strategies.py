@@ -15,6 +15,8 @@ from torch import nn
 from gdp import GDPCallback
 from gdp.lightning import check_setup
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):

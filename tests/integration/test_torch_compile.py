@@ -11,6 +11,9 @@ from torch import nn
 import gdp
 from gdp import GDPCallback
 
+pytestmark = pytest.mark.slow
+
+
 AREA = "torch.compile"
 X = torch.randn(4, 3, 12, 12)
 

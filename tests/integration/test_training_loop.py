@@ -199,6 +199,7 @@ def test_time_runs_out_inside_the_window():
     assert 0.49 <= pruning.report.remaining <= 0.5
 
 
+@pytest.mark.slow
 @loop("`KeyboardInterrupt`", "the network stays gated and whole; finish it, or fit again")
 @pytest.mark.parametrize("then", ["finish", "fit"])
 def test_ctrl_c(then):

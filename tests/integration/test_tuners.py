@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader
 
 from gdp import GDPCallback
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def little_garbage():

@@ -25,6 +25,7 @@ def test_flops_from_counts_equal_fvcore_for_every_combination_of_counts():
         assert graph.flops.count(torch.tensor([a, b])) == gdp.utils.count_flops(net, X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "googlenet", "densenet121", "regnet_x_400mf", "vit_b_16"])
 def test_dense_flops_equal_fvcore(name):
     size = 224 if name == "vit_b_16" else 64

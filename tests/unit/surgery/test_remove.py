@@ -51,6 +51,7 @@ TORCHVISION = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_cut_equals_gated_on_torchvision(name):
     torch.manual_seed(0)

@@ -103,6 +103,7 @@ def assert_same(one, other) -> None:
         torch.testing.assert_close(states[1][name], value, **TIGHT, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", NETS, ids=lambda n: n.__name__)
 def test_every_net_ends_as_if_cut_at_the_end(make):
     late, early = trained(make, False), trained(make, True)
@@ -224,6 +225,7 @@ def test_a_copy_of_another_network_is_refused():
         gates.track_copy(nn.Sequential(nn.Conv2d(3, 8, 3)))
 
 
+@pytest.mark.slow
 def test_a_pruner_resumes_on_a_cut_network():
     """In a plain loop: state of the pruner first, which cuts; then those of network and optimizer."""
 

@@ -54,6 +54,7 @@ def test_a_block_goes_and_its_constant_stays(gone):
         constant.data /= 1.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [resnet50, mobilenet_v3_small, regnet_y_400mf, convnext_tiny])
 def test_blocks_of_torchvision_go(build):
     torch.manual_seed(0)

@@ -201,6 +201,7 @@ def test_tracing_leaves_no_trace():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "shufflenet_v2_x0_5", "mobilenet_v3_small", "googlenet"])
 def test_every_channel_is_in_one_group_or_frozen(name):
     net = torchvision.models.get_model(name, weights=None)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from helpers.features import refused, works
 from helpers.networks import Chain
 from helpers.paths import ENVIRONMENT
@@ -28,6 +29,7 @@ except gdp.GDPError as error:
 """
 
 
+@pytest.mark.slow
 @works("Bad input", "a disk that is full while saving", "`GDPError`; the old file stays whole")
 def test_a_full_disk_leaves_the_old_file_whole(tmp_path):
     path = tmp_path / "small.pt"
