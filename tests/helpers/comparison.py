@@ -13,3 +13,11 @@ def close_some(graph: gdp.ChannelGraph, gates: gdp.gates.Gates, share: float = 0
     random = torch.Generator().manual_seed(2)
     for group in graph.groups:
         gates.close(group.name, torch.randperm(group.size, generator=random)[: max(1, int(share * group.size))])
+
+
+def assert_same_history(one, other) -> None:
+    numbers = ("steps", "flops", "allowed", "lagrange_multiplier", "interval")
+    assert all(getattr(one, name) == getattr(other, name) for name in numbers)
+    for name in ("values", "open_counts"):
+        tables = getattr(one, name), getattr(other, name)
+        assert tables[0] == tables[1]

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers.comparison import assert_same_history
 from helpers.features import works
 from helpers.training import Lit, loader, small_net, trainer
 from PIL import Image
@@ -28,14 +29,6 @@ def fit(*callbacks, method="polar", target=0.5, resume=None, **kw):
     run = trainer(pruning, *callbacks, **({"epochs": 15} | kw))
     run.fit(lit, loader(), ckpt_path=resume)
     return lit, pruning.report, run
-
-
-def same(one, other):
-    numbers = ("steps", "flops", "allowed", "lagrange_multiplier", "interval")
-    assert all(getattr(one, name) == getattr(other, name) for name in numbers)
-    for name in ("values", "open_counts"):
-        tables = getattr(one, name), getattr(other, name)
-        assert tables[0] == tables[1]
 
 
 def is_that_of(history, report):
@@ -96,7 +89,7 @@ GARBAGE += [("values", torch.zeros(2, BINS)), ("open_counts", torch.zeros(9, 2))
 def test_a_report_is_made_of_plain_strings_and_numbers():
     _, report, _ = fit()
     data = json.loads(json.dumps(report.to_dict()))
-    same(gdp.Report.from_dict(data, report.plan).history, report.history)
+    assert_same_history(gdp.Report.from_dict(data, report.plan).history, report.history)
 
 
 @pytest.mark.slow
@@ -106,7 +99,7 @@ def test_a_resumed_run_has_the_history_of_the_uninterrupted_one(tmp_path, method
     _, report, _ = fit(save, method=method, enable_checkpointing=True)
     for epoch in (0, 4, 6, 13):
         _, again, _ = fit(method=method, resume=tmp_path / f"epoch={epoch}.ckpt")
-        same(again.history, report.history)
+        assert_same_history(again.history, report.history)
 
 
 # the picture

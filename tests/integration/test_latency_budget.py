@@ -1,11 +1,9 @@
 """A run whose budget counts measured time."""
 
-import time
-
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers.networks import conv
+from helpers.slow_layer import WithSlow
 from helpers.training import Lit, loader, trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
@@ -13,19 +11,6 @@ from torch import nn
 import gdp
 
 pytestmark = pytest.mark.slow
-
-
-class Slow(nn.Conv2d):
-    """A conv that takes four milliseconds per 32 pairs of channels, whatever its FLOPs."""
-
-    def forward(self, x):
-        time.sleep(4e-3 * self.in_channels * self.out_channels / 32)
-        return super().forward(x)
-
-
-class WithSlow(nn.Sequential):
-    def __init__(self) -> None:
-        super().__init__(conv(3, 16), conv(16, 16), Slow(16, 16, 1), nn.ReLU(), conv(16, 16), nn.Conv2d(16, 4, 1))
 
 
 def test_a_run_meets_its_target_in_time_and_resumes_with_the_same_table(tmp_path):

@@ -3,12 +3,13 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.networks import Chain, Concat, Tied, conv
+from helpers.networks import Chain, Concat, Tied
+from helpers.small_net import Net, prune
 from torch import nn
 
 import gdp
 from gdp.gates import polar_gate
-from gdp.surgery import fold, freeze_uncuttable_groups
+from gdp.surgery import fold
 
 X = torch.randn(2, 3, 12, 12)
 
@@ -115,30 +116,6 @@ def test_gates_work_in_double_and_bfloat16():
         net.to(dtype)
         gates.close("0.0", [0])
         assert net(X.to(dtype)).dtype == dtype and gates.gate_param.dtype == torch.float32
-
-
-X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-
-
-class Net(nn.Module):
-    """Two convs of 8 channels and a head; `body` says what happens in between."""
-
-    def __init__(self, body, channels: int = 8, **layers: nn.Module) -> None:
-        super().__init__()
-        self.body, self.a, self.b, self.head = body, conv(3, 8), conv(3, 8), nn.Conv2d(channels, 4, 1)
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x):
-        return self.body(self, x)
-
-
-def prune(net: nn.Module, x: torch.Tensor = X, share: float = 0.5) -> tuple[gdp.ChannelGraph, gdp.Report]:
-    graph = freeze_uncuttable_groups(net, gdp.trace(net, x))
-    gates = gdp.insert_gates(net, graph)
-    for group in graph.groups:
-        gates.close(group.name, range(max(1, int(share * group.size))))
-    return graph, gdp.remove(net, graph, gates)
 
 
 def test_a_users_own_gate_is_none_of_gdps():

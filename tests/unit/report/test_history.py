@@ -4,17 +4,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+from helpers.comparison import assert_same_history
 
 import gdp
 from gdp.report import BINS, LIMIT, History
-
-
-def same(one, other):
-    numbers = ("steps", "flops", "allowed", "lagrange_multiplier", "interval")
-    assert all(getattr(one, name) == getattr(other, name) for name in numbers)
-    for name in ("values", "open_counts"):
-        tables = getattr(one, name), getattr(other, name)
-        assert tables[0] == tables[1]
 
 
 def recorded(history, first, last):
@@ -41,8 +34,8 @@ def test_what_is_kept_is_spread_evenly(moments):
 def test_a_history_is_read_back_and_goes_on(moments):
     one = recorded(History(), 0, moments)
     other = History.from_dict(one.to_dict())
-    same(one, other)
-    same(recorded(one, moments, moments + 500), recorded(other, moments, moments + 500))
+    assert_same_history(one, other)
+    assert_same_history(recorded(one, moments, moments + 500), recorded(other, moments, moments + 500))
 
 
 GARBAGE = [None, 3, "history", [], {}, {"steps": 1}]

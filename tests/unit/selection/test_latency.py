@@ -1,28 +1,14 @@
 """A budget in measured time instead of FLOPs."""
 
 import copy
-import time
 
 import pytest
 import torch
-from helpers.networks import Residual, conv, inputs
-from torch import nn
+from helpers.networks import Residual, inputs
+from helpers.slow_layer import WithSlow
 
 import gdp
 from gdp.selection import UNITS, latency_model
-
-
-class Slow(nn.Conv2d):
-    """A conv that takes four milliseconds per 32 pairs of channels, whatever its FLOPs."""
-
-    def forward(self, x):
-        time.sleep(4e-3 * self.in_channels * self.out_channels / 32)
-        return super().forward(x)
-
-
-class WithSlow(nn.Sequential):
-    def __init__(self) -> None:
-        super().__init__(conv(3, 16), conv(16, 16), Slow(16, 16, 1), nn.ReLU(), conv(16, 16), nn.Conv2d(16, 4, 1))
 
 
 def test_the_layers_add_up_to_the_whole_and_nothing_is_left_behind():
