@@ -76,7 +76,7 @@ def _measure(which: str, name: str, dtype: torch.dtype, note: Callable[[Record],
     # how much can go at most
     dense = count_flops(net, x)
     frozen = Counter(f.reason for f in graph.frozen)
-    removable = 1 - lowest_flops(graph.counted(dense)) / dense
+    removable = 1 - lowest_flops(graph.with_dense_flops(dense)) / dense
     reached("close", flops=dense, removable=removable, frozen=dict(frozen.most_common()))
 
     # close a part of every group, and see that the comparison would find an error

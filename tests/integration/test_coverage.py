@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.coverage_measure import controlled, counted, exact, measure
+from benchmarks.coverage.measure import controlled, counted, exact, measure
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from torch.optim import optimizer as optimizers
 from torch.utils.data import DataLoader, TensorDataset
 
 import gdp
-from benchmarks.step_profile import peak_rise, state_bytes
+from benchmarks.common.memory import peak_rise, state_bytes
 from gdp import GDPCallback
 from gdp.gates import Gates, gated_layers
 from gdp.graph import ChannelGraph
