@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--target-flops", type=float, default=0.4, help="fraction of the dense FLOPs that remains")
-    parser.add_argument("--gate", choices=["polar", "annealed"], default="polar")
+    parser.add_argument("--method", choices=["polar", "annealed"], default="polar")
     parser.add_argument("--plot", type=Path, help="where to draw what the gates did, e.g. gates.png")
     options = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -27,7 +27,7 @@ def main() -> None:
 
     pl.seed_everything(0)
     model, data = Classification(model="resnet20", channels=1), DigitsData()
-    pruning = gdp.GDPCallback(target_flops=options.target_flops, gate=options.gate)
+    pruning = gdp.GDPCallback(target_flops=options.target_flops, method=options.method)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_epochs=options.epochs, callbacks=[pruning], **quiet)
     trainer.fit(model, data)
