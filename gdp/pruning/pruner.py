@@ -120,8 +120,8 @@ class Pruner:
 
     def progress(self) -> dict[str, float]:
         """Return what is worth logging at every step."""
-        found = {"flops": self.remaining, "allowed": self.allowed, "lambda": self.lagrange_multiplier}
-        return found | {"open_channels": float(self.open_counts.sum())}
+        found = {"flops": self.remaining, "allowed": self.allowed, "open_channels": float(self.open_counts.sum())}
+        return found | {"lambda": self.lagrange_multiplier}
 
     @torch.no_grad()
     def watch(self, loss: Tensor | None = None, scale: float = 1.0) -> None:
