@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class PruningRun:
         self._cuts_wait = False  # for the end of training, since cuts in training are not possible
         self._closed: Tensor | None = None  # channels that were cut in all
         self._after: CheckpointState | None = None  # what checkpoints say after the cut
-        self._undo_hooks: list[Callable[[], None]] = []
+        self._extended_hooks = ExitStack()  # hooks of the module; closing it restores them
 
     # Gates go in when the module is complete, after its own `setup` and `configure_model`, and before a checkpoint is
     # restored and the strategy wraps it; what was cut by then goes before the weights are loaded. Lightning calls no
@@ -72,7 +73,7 @@ class PruningRun:
 
         def setup(original: Callable[..., None], stage: str) -> None:
             original(stage=stage)
-            self._undo_hooks.append(extend_once(module, configure_model))
+            self._extended_hooks.callback(extend_once(module, configure_model))
 
         def configure_model(original: Callable[[], None]) -> None:
             original()
@@ -83,7 +84,7 @@ class PruningRun:
             (self._restore if stage == "fit" else self._load)(trainer, module, checkpoint)
             original(checkpoint)
 
-        self._undo_hooks = [extend_once(module, on_load_checkpoint)]
+        self._extended_hooks.callback(extend_once(module, on_load_checkpoint))
         if stage == "fit":
             check_setup(trainer)
             if self.pruner is not None and self.pruner.gates.model not in module.modules():
@@ -93,7 +94,7 @@ class PruningRun:
             small = self.report is not None and any(self._is_small(m) for m in module.modules())
             self._held_out = None if small else make_held_out(trainer, module, self.options.pruning_method)
             self._cuts_wait = not trains_in_this_process(trainer)
-            self._undo_hooks.append(extend_once(module, setup))
+            self._extended_hooks.callback(extend_once(module, setup))
 
     def _insert(self, trainer: Any, module: nn.Module) -> None:
         """Put gates into the network, unless it is small already or has some from an interrupted run."""
@@ -121,7 +122,7 @@ class PruningRun:
         Raises:
             GDPError: the run uses LBFGS.
         """
-        self.undo_hooks()
+        self._extended_hooks.close()
         self.track_averages(trainer, module)
         if self.pruner is not None:
             check_no_lbfgs(trainer)
@@ -277,14 +278,9 @@ class PruningRun:
         """Leave nothing behind that is of use inside a Trainer's call only; gates go if no step was made."""
         self.show_parameters(False)
         self._close_held_out()
-        self.undo_hooks()
+        self._extended_hooks.close()
         if self.pruner is not None and self.pruner.steps == 0:
             self._give_up()
-
-    def undo_hooks(self) -> None:
-        """Give the module the hooks back that were extended."""
-        while self._undo_hooks:
-            self._undo_hooks.pop(0)()
 
     def _close_held_out(self) -> None:
         if self._held_out is not None:
