@@ -138,6 +138,18 @@ def test_a_communication_state_is_seen(family):
     assert compat.has_communication_state(strategies.DDPStrategy(ddp_comm_state=object()))
 
 
+def spied(monkeypatch, name: str) -> list[tuple[nn.Module, dict]]:
+    """Who of torch's DDP has called a method of its own, and with which options; the method does what it did."""
+    calls, method = [], getattr(DistributedDataParallel, name)
+
+    def call(self, *args, **options):
+        calls.append((self, options))
+        return method(self, *args, **options)
+
+    monkeypatch.setattr(DistributedDataParallel, name, call)
+    return calls
+
+
 def test_ddp_is_rebuilt_around_the_same_module(family, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -145,6 +157,7 @@ def test_ddp_is_rebuilt_around_the_same_module(family, monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     strategies = importlib.import_module(f"{family.__name__}.strategies")
     strategy, found = strategies.DDPStrategy(process_group_backend="gloo", bucket_cap_mb=3), []
+    built, forgotten = spied(monkeypatch, "__init__"), spied(monkeypatch, "_remove_autograd_hooks")
 
     class Rebuild(family.Callback):
         def on_train_batch_end(self, trainer, pl_module, *_):
@@ -152,6 +165,7 @@ def test_ddp_is_rebuilt_around_the_same_module(family, monkeypatch):
             compat.rebuild_ddp(strategy, pl_module)
             new = isinstance(strategy.model, DistributedDataParallel) and strategy.model is not before
             found.append(new and strategy.model.module is pl_module and strategy._ddp_kwargs == settings)
+            assert forgotten[-1][0] is before
 
     lit = module(family)
     environment = dict(os.environ)
@@ -163,6 +177,9 @@ def test_ddp_is_rebuilt_around_the_same_module(family, monkeypatch):
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
     assert found == [True, True] and lit.seen == [1.0, 1.0]
+    # the first is Lightning's own; the user's settings are in all of them, and what gdp rebuilds broadcasts nothing
+    assert [options["bucket_cap_mb"] for _, options in built] == [3, 3, 3]
+    assert [options.get("init_sync", True) for _, options in built] == [True, False, False] and len(forgotten) == 2
 
 
 def test_without_ddp_nothing_is_rebuilt(family):
