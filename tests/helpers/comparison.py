@@ -1,8 +1,10 @@
-"""How far two networks are apart, and gates that are closed by a rule."""
+"""How far two networks or histories are apart, and gates that are closed by a rule."""
 
+import pytest
 import torch
 
 import gdp
+from gdp.report import BINS, History
 
 
 def relative(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
@@ -21,3 +23,11 @@ def assert_same_history(one, other) -> None:
     for name in ("values", "open_counts"):
         tables = getattr(one, name), getattr(other, name)
         assert tables[0] == tables[1]
+
+
+def assert_history_is_of(history: History, report: gdp.Report) -> None:
+    """The last entry is what the report says is left."""
+    assert history.open_counts[-1] == [kept for _, kept, _ in report.groups]
+    assert history.flops[-1] == pytest.approx(report.remaining)
+    kept, total = (sum(group[i] for group in report.groups) for i in (1, 2))
+    assert history.values[-1][0] == total - kept and sum(history.values[-1][BINS // 2 :]) == kept

@@ -9,15 +9,10 @@ from helpers.cuts import assert_same, fit
 from helpers.features import refused, works
 from helpers.recorders import Sizes
 from helpers.training import Lit, images, loader, small_net, two_processes
-from jsonargparse import ArgumentParser
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
-
-import gdp
-from gdp import GDPCallback
-from gdp.surgery import check_optimizers_cuttable
 
 pytestmark = pytest.mark.slow
 
@@ -159,12 +154,6 @@ def test_optimizer_state_that_cannot_be_cut_is_refused_after_the_first_step(refu
     assert fit("end", make=Factored)[1].remaining <= 0.4
 
 
-@pytest.mark.parametrize("value", ["batch", 0, -1, True, 2.5, None])
-def test_other_values_of_shrink_are_refused(value):
-    with pytest.raises(gdp.GDPError, match="Expected `shrink` to be 'epoch', 'end' or a number of optimizer steps"):
-        GDPCallback(0.4, shrink=value)
-
-
 STEPS = (3, 12, 18, 24, 36)  # before, inside and after the window, at the end of an epoch and inside one
 
 
@@ -292,17 +281,6 @@ def test_float64_decides_while_there_are_gradients(way):
     assert all(p.dtype == torch.float32 for p in lit.parameters())
 
 
-def test_a_state_from_before_a_cut_is_refused():
-    net = small_net()
-    pruner = gdp.Pruner(net, gdp.trace(net, torch.randn(1, 3, 12, 12)), 0.5, 20)
-    state = pruner.state_dict()
-    pruner.gates.close("0.0", [1, 2])
-    pruner.shrink()
-    with pytest.raises(gdp.GDPError, match="Build the network anew"):
-        pruner.load_state_dict(state)
-    assert pruner.gates.removed.sum() == 2
-
-
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
 def test_manual_optimization_in_other_precisions(precision):
     class Manual(Lit):
@@ -317,30 +295,6 @@ def test_manual_optimization_in_other_precisions(precision):
             optimizer.step()
 
     assert fit("epoch", make=Manual, epochs=4, precision=precision)[1].remaining <= 0.4
-
-
-def test_state_that_lies_with_another_parameter_is_found():
-    net = small_net()
-    gates = gdp.insert_gates(net, gdp.trace(net, torch.randn(1, 3, 12, 12)))
-    optimizer = torch.optim.LBFGS([net[-1].bias, *(p for p in net.parameters() if p is not net[-1].bias)], 0.1, 2)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = net(torch.randn(4, 3, 12, 12)).square().mean()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    with pytest.raises(gdp.GDPError, match="LBFGS keeps"):
-        check_optimizers_cuttable(gates, [optimizer])
-
-
-@pytest.mark.parametrize("value, expected", [("100", 100), ("epoch", "epoch"), ("end", "end")])
-def test_shrink_keeps_its_type_on_a_command_line(value, expected):
-    parser = ArgumentParser()
-    parser.add_class_arguments(GDPCallback, "gdp")
-    found = parser.parse_args(["--gdp.target_flops=0.4", f"--gdp.shrink={value}"]).gdp.shrink
-    assert found == expected and type(found) is type(expected)
 
 
 def test_the_reference_of_these_tests_is_what_they_think():

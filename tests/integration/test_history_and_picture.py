@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers.comparison import assert_same_history
+from helpers.comparison import assert_history_is_of, assert_same_history
 from helpers.features import works
 from helpers.training import Lit, loader, small_net, trainer
 from PIL import Image
@@ -14,11 +14,10 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import nn
 
 import gdp
 from gdp import GDPCallback
-from gdp.report import BINS, LIMIT, report_of
+from gdp.report import BINS, report_of
 
 KINDS = pytest.mark.parametrize("method", ["polar", "annealed"])
 
@@ -31,14 +30,6 @@ def fit(*callbacks, method="polar", target=0.5, resume=None, **kw):
     return lit, pruning.report, run
 
 
-def is_that_of(history, report):
-    """The last entry is what the report says is left."""
-    assert history.open_counts[-1] == [kept for _, kept, _ in report.groups]
-    assert history.flops[-1] == pytest.approx(report.remaining)
-    kept, total = (sum(group[i] for group in report.groups) for i in (1, 2))
-    assert history.values[-1][0] == total - kept and sum(history.values[-1][BINS // 2 :]) == kept
-
-
 @KINDS
 def test_a_run_has_a_history(method):
     _, report, _ = fit(method=method)
@@ -48,7 +39,7 @@ def test_a_run_has_a_history(method):
     assert sum(history.values[0][BINS // 2 :]) == 40 and history.flops[0] == 1.0
     assert all(a >= b for line in (history.flops, history.allowed) for a, b in pairwise(line))
     assert history.allowed[-1] == 0.5 and history.lagrange_multiplier[-1] > 0
-    is_that_of(history, report)
+    assert_history_is_of(history, report)
 
 
 def test_a_run_that_stops_inside_the_window_ends_its_history_as_the_report_does():
@@ -58,24 +49,7 @@ def test_a_run_that_stops_inside_the_window_ends_its_history_as_the_report_does(
 
     _, report, _ = fit(Stop(), min_epochs=1)
     assert report.history.steps == sorted(report.history.steps) and report.history.steps[-1] == 20
-    is_that_of(report.history, report)
-
-
-def test_the_history_of_a_long_window_ends_as_the_report_does():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
-    x = torch.randn(4, 6)
-    pruner = gdp.Pruner(net, gdp.trace(net, x), 0.5, 1250, gdp.Polar(closing=19))  # looks at every step
-    for _ in range(800):
-        net.zero_grad()
-        net(x).square().mean().backward()
-        pruner.watch()
-        pruner.step()
-    assert pruner.done
-    report = gdp.remove(net, pruner.graph, pruner.gates)
-    assert report.history.interval > 1 and LIMIT // 2 <= len(report.history.steps) <= LIMIT
-    assert report.history.steps[-1] == pruner.window.end
-    is_that_of(report.history, report)
+    assert_history_is_of(report.history, report)
 
 
 GARBAGE = [None, 3, "history", [], {}, {"steps": 1}]
@@ -132,6 +106,7 @@ def test_one_moment_is_enough_for_a_picture(tmp_path):
         assert len(picture.convert("RGB").getcolors(2**24)) > 50
 
 
+@pytest.mark.slow
 def test_a_loaded_network_has_a_picture_too(tmp_path):
     save = ModelCheckpoint(tmp_path, filename="small")
     lit, report, run = fit(save, enable_checkpointing=True)

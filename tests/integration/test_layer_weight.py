@@ -5,7 +5,6 @@ import torch
 from helpers.features import works
 from helpers.training import Lit, loader, trainer
 
-import gdp
 from gdp import GDPCallback
 
 
@@ -27,26 +26,3 @@ def test_the_weight_of_a_gated_layer_is_the_parameter(way):
     lit, pruning = Touches(), GDPCallback(0.5, shrink=way)
     trainer(pruning, epochs=8).fit(lit, loader())
     assert 0.49 <= pruning.report.remaining <= 0.5
-
-
-def test_weights_that_others_compute_with_stay_gated():
-    class Shares(torch.nn.Module):
-        """A layer, and somebody who computes with its weight."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = (torch.nn.Conv2d(*sizes, 1) for sizes in ((3, 8), (8, 8), (8, 4)))
-
-        def forward(self, x):
-            x = self.a(x).relu()
-            return self.c(self.b(x) + torch.nn.functional.conv2d(x, self.b.weight))
-
-    net, x = Shares(), torch.randn(2, 3, 5, 5)
-    graph = gdp.trace(net, x)
-    assert "c.weight" in graph.private_weights and "b.weight" not in graph.private_weights
-    gates = gdp.insert_gates(net, graph)
-    gates.close("a", [0, 3])
-    before = net(x)
-    assert not bool(net.b.weight[:, [0, 3]].any()) and bool(net.b._parameters["weight"][:, [0, 3]].any())
-    gdp.remove(net, graph, gates)
-    torch.testing.assert_close(net(x), before)

@@ -32,6 +32,7 @@ class Two(Testable):
         return self.a(x) + self.b(x)
 
 
+@pytest.mark.slow
 @works("Checkpoints and resume", "several `GDPCallback`s in one run")
 def test_several_callbacks(tmp_path):
     def callbacks():
@@ -47,6 +48,7 @@ def test_several_callbacks(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(lit.parameters(), again.parameters(), strict=True))
 
 
+@pytest.mark.slow
 @works(
     "Checkpoints and resume", "resuming with other `max_epochs`, accumulation or batch size", "the window moves along"
 )

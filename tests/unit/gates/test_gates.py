@@ -142,3 +142,42 @@ def test_channels_can_be_closed_by_a_mask():
     mask[[5, 6]] = True
     gates.close("0.0", mask)
     assert gates.closed == {"0.0": [5, 6]}
+
+
+def test_weights_that_others_compute_with_stay_gated():
+    class Shares(torch.nn.Module):
+        """A layer, and somebody who computes with its weight."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (torch.nn.Conv2d(*sizes, 1) for sizes in ((3, 8), (8, 8), (8, 4)))
+
+        def forward(self, x):
+            x = self.a(x).relu()
+            return self.c(self.b(x) + torch.nn.functional.conv2d(x, self.b.weight))
+
+    net, x = Shares(), torch.randn(2, 3, 5, 5)
+    graph = gdp.trace(net, x)
+    assert "c.weight" in graph.private_weights and "b.weight" not in graph.private_weights
+    gates = gdp.insert_gates(net, graph)
+    gates.close("a", [0, 3])
+    before = net(x)
+    assert not bool(net.b.weight[:, [0, 3]].any()) and bool(net.b._parameters["weight"][:, [0, 3]].any())
+    gdp.remove(net, graph, gates)
+    torch.testing.assert_close(net(x), before)
+
+
+def test_what_a_layer_shows_is_a_matter_of_its_own_network():
+    """While the hooks of one run have their turn, another network computes with its gates as ever."""
+    pairs = []
+    for _ in range(2):
+        net = Chain()
+        gates = gdp.insert_gates(net, gdp.trace(net, X))
+        gates.close("0.0", [0, 3])
+        pairs.append((net[1][0], gates))
+    (shown, its_gates), (other, _) = pairs
+    its_gates.view.shows_parameter = True
+    assert shown.weight is dict(shown.named_parameters())["weight"] and bool(shown.weight[:, [0, 3]].any())
+    assert not isinstance(other.weight, torch.nn.Parameter) and not bool(other.weight[:, [0, 3]].any())
+    its_gates.view.shows_parameter = False
+    assert not bool(shown.weight[:, [0, 3]].any())

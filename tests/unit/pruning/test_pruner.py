@@ -2,10 +2,13 @@ import copy
 
 import pytest
 import torch
+from helpers.comparison import assert_history_is_of
 from helpers.networks import Residual, Tied, randomize
+from helpers.training import small_net
 from torch import nn
 
 import gdp
+from gdp.report import LIMIT
 
 X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -131,3 +134,31 @@ def test_the_guard_knows_multiples_and_blocks():
     for group in graph.groups:
         if group.name not in inside:
             assert counts[group.name] >= 0.6 * group.size and counts[group.name] in (group.size, *range(0, 99, 4))
+
+
+def test_a_state_from_before_a_cut_is_refused():
+    net = small_net()
+    pruner = gdp.Pruner(net, gdp.trace(net, torch.randn(1, 3, 12, 12)), 0.5, 20)
+    state = pruner.state_dict()
+    pruner.gates.close("0.0", [1, 2])
+    pruner.shrink()
+    with pytest.raises(gdp.GDPError, match="Build the network anew"):
+        pruner.load_state_dict(state)
+    assert pruner.gates.removed.sum() == 2
+
+
+def test_the_history_of_a_long_window_ends_as_the_report_does():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+    x = torch.randn(4, 6)
+    pruner = gdp.Pruner(net, gdp.trace(net, x), 0.5, 1250, gdp.Polar(closing=19))  # looks at every step
+    for _ in range(800):
+        net.zero_grad()
+        net(x).square().mean().backward()
+        pruner.watch()
+        pruner.step()
+    assert pruner.done
+    report = gdp.remove(net, pruner.graph, pruner.gates)
+    assert report.history.interval > 1 and LIMIT // 2 <= len(report.history.steps) <= LIMIT
+    assert report.history.steps[-1] == pruner.window.end
+    assert_history_is_of(report.history, report)

@@ -1,8 +1,10 @@
 import copy
 import os
+import re
 
 import pytest
 import torch
+from helpers.damage import damaged
 from helpers.features import works
 from helpers.networks import Chain, Depthwise, Residual
 from helpers.pruned import X, pruned
@@ -157,3 +159,35 @@ def test_a_crash_while_saving_leaves_the_old_file_whole(tmp_path):
     with pytest.raises(gdp.GDPError, match=r"small\.pt' could not be written \(OSError: disk full\).*untouched"):
         gdp.save_pruned(net, path)
     assert path.read_bytes() == whole and os.listdir(tmp_path) == ["small.pt"]
+
+
+@works("Bad input", "a pruned file with flipped bits, or truncated", "`GDPError`, or the bit did not matter")
+def test_a_pruned_file_is_loaded_as_it_was_written_or_not_at_all(tmp_path):
+    path, net = tmp_path / "small.pt", pruned(Chain())
+    gdp.save_pruned(net, path)
+    whole, refusals, count = path.read_bytes(), 0, 0
+    for content in damaged(whole, 61):
+        path.write_bytes(content)
+        fresh, count = Chain(), count + 1
+        before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
+        try:
+            loaded = gdp.load_pruned(fresh, path).state_dict()
+        except gdp.GDPError:
+            refusals += 1
+            assert all(torch.equal(tensor, before[name]) for name, tensor in fresh.state_dict().items())
+        else:
+            assert all(torch.equal(tensor, loaded[name]) for name, tensor in net.state_dict().items())
+    assert count > 300 and refusals > 0.6 * count
+
+
+def test_a_record_marked_as_a_folder_is_refused(tmp_path):
+    """torch reads nothing of a folder, and says nothing: a tensor would hold whatever was in memory."""
+    path = tmp_path / "small.pt"
+    gdp.save_pruned(pruned(Chain()), path)
+    whole = path.read_bytes()
+    entries = [match.start() for match in re.finditer(rb"PK\x01\x02", whole)]
+    assert len(entries) > 10
+    for entry in entries:
+        path.write_bytes(whole[: entry + 38] + bytes([whole[entry + 38] ^ 0x10]) + whole[entry + 39 :])
+        with pytest.raises(gdp.GDPError, match="is marked as a folder"):
+            gdp.load_pruned(Chain(), path)

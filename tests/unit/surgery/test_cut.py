@@ -4,10 +4,11 @@ import pytest
 import torch
 from helpers.networks import Chain, Residual
 from helpers.small_net import Net, X, prune
+from helpers.training import small_net
 from torch import nn
 
 import gdp
-from gdp.surgery import freeze_uncuttable_groups
+from gdp.surgery import check_optimizers_cuttable, freeze_uncuttable_groups
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,19 @@ def test_a_loss_that_somebody_holds_is_no_obstacle():
     prune(net)
     net(X).sum().backward()
     assert net[0].weight.grad.shape == net[0].weight.shape and loss.grad_fn is not None
+
+
+def test_state_that_lies_with_another_parameter_is_found():
+    net = small_net()
+    gates = gdp.insert_gates(net, gdp.trace(net, torch.randn(1, 3, 12, 12)))
+    optimizer = torch.optim.LBFGS([net[-1].bias, *(p for p in net.parameters() if p is not net[-1].bias)], 0.1, 2)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = net(torch.randn(4, 3, 12, 12)).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with pytest.raises(gdp.GDPError, match="LBFGS keeps"):
+        check_optimizers_cuttable(gates, [optimizer])
