@@ -13,6 +13,7 @@ import gdp
 from gdp import GDPCallback
 
 
+@pytest.mark.slow
 @works("Bad input", "a checkpoint with flipped bits, or truncated", "`GDPError`, or the bit did not matter")
 def test_a_checkpoint_is_loaded_as_it_was_written_or_not_at_all(tmp_path):
     save = ModelCheckpoint(tmp_path, filename="whole")

@@ -79,6 +79,7 @@ def test_a_resumed_run_has_the_history_of_the_uninterrupted_one(tmp_path, method
 # the picture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gdp.png", "gdp.svg", "gdp.pdf"])
 @KINDS
 def test_the_picture(tmp_path, method, name):

@@ -88,7 +88,7 @@ class Wired(nn.Module):
 @pytest.mark.parametrize(
     "build, group, line",
     [
-        (Literal, "b.0", r"raised at networks\.py:\d+: x = x\.view\(x\.shape\[0\], 6, -1\)\.view\("),
+        (Literal, "b.0", r"raised at forms\.py:\d+: x = x\.view\(x\.shape\[0\], 6, -1\)\.view\("),
         (Split, "b.0", r"a size may be written at test_check\.py:\d+: x = torch\.cat\(x\.split\(2, 1\)"),
         (Wired, "a.0", r"raised at test_check\.py:\d+: return self\.head\(F\.conv2d\(.*groups=8"),
     ],
