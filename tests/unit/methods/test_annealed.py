@@ -138,7 +138,16 @@ def test_a_loss_that_is_not_finite_teaches_nothing_and_closed_gates_stay_closed(
     assert all(p.grad is None for p in net.parameters())
 
 
-# what is chosen
+def test_the_squared_gradients_are_remembered_as_polar_gates_do():
+    method = Annealed()
+    state = method.init_state(2)
+    for gradient in ([2.0, -4.0], [0.0, 2.0], [10.0, 0.0]):
+        state = method.update(state, torch.tensor(gradient))
+    # 0.95 * (0.95 * 0.05 * 4 + 0) + 0.05 * 100, and 0.95 * (0.95 * 0.05 * 16 + 0.05 * 4) + 0
+    torch.testing.assert_close(state["sensitivity"], torch.tensor([5.1805, 0.912]))
+
+
+# options
 
 
 WRONG = [{"held_out": value} for value in (0, 0.0, 1, 1.0, True, -0.1, 1.5, "test", None, float("nan"))]
@@ -152,34 +161,3 @@ WRONG += [{"curvature": value} for value in (-0.5, 1.5, float("nan"))]
 def test_options_that_make_no_sense_are_refused_at_once(options):
     with pytest.raises(gdp.GDPError, match="Expected"):
         Annealed(**options)
-
-
-def test_the_squared_gradients_are_remembered_as_polar_gates_do():
-    method = Annealed()
-    state = method.init_state(1)
-    for gradient in (2.0, 0.0, 10.0):
-        state = method.update(state, torch.tensor([gradient]))
-    torch.testing.assert_close(state["sensitivity"], torch.tensor([5.1805]))  # 0.95 of the past is kept
-
-
-def test_a_loss_without_a_gradient_is_refused():
-    net = Lit().net
-    pruner = gdp.Pruner(net, gdp.trace(net, torch.zeros(2, 3, 12, 12)), 0.5, 20, QUICK)
-    with pytest.raises(gdp.GDPError, match="no gradient in any gated weight"):
-        pruner.update_held_out(torch.zeros(()))
-
-
-def test_indicators_that_have_learned_nothing_leave_it_to_the_gradient():
-    """Without any lesson all indicators are alike; then what matters least to the loss goes, not the first channels."""
-    torch.manual_seed(0)
-    net, (x, y) = Lit().net, next(iter(loader()))
-    pruner = gdp.Pruner(net, gdp.trace(net, x), 0.5, 20, QUICK)
-    for _ in range(4):
-        torch.nn.functional.cross_entropy(net(x), y).backward()
-        pruner.watch()
-        pruner.step()
-    pruner.finish()
-    seen, keep = pruner.method_state["sensitivity"], pruner.gates.gate_param > 0
-    for span in pruner.gates.spans.values():
-        if not keep[span].all():
-            assert seen[span][keep[span]].min() >= seen[span][~keep[span]].max()

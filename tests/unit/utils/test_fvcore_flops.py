@@ -34,17 +34,27 @@ def test_a_failing_count_says_so_and_leaves_no_hooks():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
-def test_the_level_of_fvcores_logger_stays():
+@pytest.fixture
+def level():
+    """Returns the level of the logger that gdp silences while it counts; it was 17 before."""
     logger = logging.getLogger("fvcore.nn.jit_analysis")
     before = logger.level
     logger.setLevel(17)
-    try:
-        count_flops(Residual(), X)
-        assert logger.level == 17
-        with pytest.raises(gdp.GDPError):
-            count_flops(Residual(), torch.randn(1, 4, 12, 12))
-        assert logger.level == 17
-        gdp.check(Residual(), X)
-        assert logger.level == 17
-    finally:
-        logger.setLevel(before)
+    yield lambda: logger.level
+    logger.setLevel(before)
+
+
+def test_counting_leaves_the_level_of_fvcores_logger(level):
+    count_flops(Residual(), X)
+    assert level() == 17
+
+
+def test_a_failing_count_leaves_the_level_of_fvcores_logger(level):
+    with pytest.raises(gdp.GDPError, match="fvcore can't count"):
+        count_flops(Residual(), torch.randn(1, 4, 12, 12))
+    assert level() == 17
+
+
+def test_a_check_leaves_the_level_of_fvcores_logger(level):
+    gdp.check(Residual(), X)
+    assert level() == 17
