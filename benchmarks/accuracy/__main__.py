@@ -8,43 +8,20 @@ from __future__ import annotations
 import argparse
 import csv
 import multiprocessing
-import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from benchmarks.accuracy.data import load
 from benchmarks.accuracy.gdp_methods import METHODS, VARIANTS
-from benchmarks.accuracy.jobs import Job, jobs, missing
+from benchmarks.accuracy.jobs import jobs, missing
 from benchmarks.accuracy.networks import NETWORKS
 from benchmarks.accuracy.peers import PEERS
 from benchmarks.accuracy.training import SIZES
-from benchmarks.accuracy.ways import baseline, run
+from benchmarks.accuracy.ways import baseline
+from benchmarks.accuracy.worker import work
 
 WAYS = ("dense", "uniform", *METHODS, *PEERS)
-
-
-def work(task: tuple[list[Job], argparse.Namespace]) -> list[dict[str, Any]]:
-    """Run jobs one after the other, in a process of their own, and return their rows.
-
-    Args:
-        task: the jobs, and the options of the command line.
-    """
-    todo, options = task
-    torch.set_num_threads(1)
-    size = SIZES[options.size]
-    data = load(options.data, size.side, size.images)
-    rows = []
-    for job in todo:
-        began = time.perf_counter()
-        row = {"size": options.size, **asdict(job), **run(job, data, size, options.cache, options.weights)}
-        row["seconds"] = time.perf_counter() - began
-        print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-        rows.append(row)
-    return rows
 
 
 def parse() -> argparse.Namespace:

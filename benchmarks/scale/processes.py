@@ -17,12 +17,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torchvision
+from benchmarks.scale_plot import table
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 import gdp
-from benchmarks.scale_plot import table
 
 RANKS, PAPER = (1, 2), (2, 8, 64, 1024, 4096)
 BATCH, CLASSES = 32, 10

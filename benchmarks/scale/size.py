@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 import torchvision
+from benchmarks.scale_plot import STARTUP, TARGET, budgets, chapter
 from torch import Tensor, nn
 
 import gdp
 from benchmarks import scale_ddp
-from benchmarks.scale_plot import STARTUP, TARGET, budgets, chapter
 from gdp.gates import insert_gates
 from gdp.surgery import freeze_uncuttable_groups, freeze_untrained_readers
 

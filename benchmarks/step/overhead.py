@@ -23,10 +23,10 @@ from typing import Any
 import torch
 import torch_pruning as tp
 import torchvision
+from benchmarks.step_profile import PARTS, STEP, peak_rise, state_bytes, time_of_parts
 from torch import Tensor, nn
 
 import gdp
-from benchmarks.step_profile import PARTS, STEP, peak_rise, state_bytes, time_of_parts
 from gdp.graph import ChannelGraph
 from lightning_modules.resnet_cifar import resnet20, resnet56
 

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
+from benchmarks.training_cost_document import case_table, write
+from benchmarks.training_cost_runs import CLASSES, SIDE, WAYS, Batch, Case, Dense, Record, accuracy, timed, train_epoch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
-from benchmarks.training_cost_document import case_table, write
-from benchmarks.training_cost_runs import CLASSES, SIDE, WAYS, Batch, Case, Dense, Record, accuracy, timed, train_epoch
 from gdp.utils import count_flops
 from lightning_modules.classification import build
 from lightning_modules.data import CIFAR_MEAN, CIFAR_STD
