@@ -1,4 +1,4 @@
-"""Run jobs in a process of their own. It is started anew, and does not find what stands in a `__main__` of a package."""
+"""Run jobs in a process of their own; it is spawned, and would not find a function of the package's `__main__`."""
 
 from __future__ import annotations
 

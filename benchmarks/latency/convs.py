@@ -50,7 +50,8 @@ class ConvShape:
     def widths(self) -> list[int]:
         """Return a quarter, a half, one more than that, three quarters and all of the outputs.
 
-        All but "one more" and "all" are multiples of 8. A conv in groups has as many inputs as outputs and keeps the size of its groups.
+        All but "one more" and "all" are multiples of 8. A conv in groups has as many inputs as outputs and keeps the
+        size of its groups.
         """
         unit = self.ins // self.groups if self.groups > 1 else 1
         step = 8 if 8 % unit == 0 else unit

@@ -75,7 +75,8 @@ def layer_seconds(net: nn.Module, x: Tensor, repeats: int) -> tuple[float, dict[
 def latency_model(flops: FlopModel, seconds: dict[str, float]) -> FlopModel:
     """Return the same function of open counts in units of time.
 
-    What a layer takes at full width is shared evenly by its elements. Terms of operators that are not in `seconds` (pooling, which fvcore counts) cost nothing.
+    What a layer takes at full width is shared evenly by its elements. Terms of operators that are not in `seconds`
+    (pooling, which fvcore counts) cost nothing.
 
     Args:
         flops: of the network.
