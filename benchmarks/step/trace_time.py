@@ -1,12 +1,10 @@
-"""Tracing and grouping against torch.export alone, interleaved, median of the ratios; and how it grows with depth."""
+"""Time tracing and grouping against torch.export alone, in turns, median of the ratios; and how it grows with depth."""
 
 from __future__ import annotations
 
 import argparse
 import platform
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 import torchvision
@@ -14,31 +12,32 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 import gdp
-
-
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+from benchmarks.common.timing import timed
 
 
 def chain(blocks: int) -> nn.Module:
-    """A residual network of this many basic blocks, on one stream."""
+    """Make a residual network of this many basic blocks, on one stream."""
     stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16))
     return nn.Sequential(stem, *(BasicBlock(16, 16) for _ in range(blocks)), nn.Conv2d(16, 4, 1)).eval()
 
 
 def growth(depths: list[int], repeats: int) -> None:
-    """Seconds per operator of the graph for ever deeper networks: linear growth keeps them where they are."""
+    """Print seconds per operator of the graph for ever deeper networks: linear growth keeps them where they are.
+
+    Args:
+        depths: numbers of blocks.
+        repeats: of which the median is taken.
+    """
     for blocks in depths:
         net, x = chain(blocks), torch.randn(1, 3, 32, 32)
         operators = 7 * blocks + 3
-        times = [seconds(lambda net=net, x=x: gdp.trace(net, x)) for _ in range(repeats)]
+        times = [timed(lambda net=net, x=x: gdp.trace(net, x))[1].wall for _ in range(repeats)]
         median = statistics.median(times)
         print(f"{blocks} blocks, {operators} operators: {median:.2f} s, {1e3 * median / operators:.2f} ms per operator")
 
 
 def main() -> None:
+    """Print the ratios of all models, and the growth."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=["resnet50"])
     parser.add_argument("--depths", type=int, nargs="*", default=[25, 50, 100, 200, 400])
@@ -49,8 +48,8 @@ def main() -> None:
         net, x = torchvision.models.get_model(name, weights=None).eval(), torch.randn(1, 3, 224, 224)
         pairs = []
         for repeat in range(options.repeats + 1):
-            export = seconds(lambda net=net, x=x: torch.export.export(net, (x,), strict=False))
-            trace = seconds(lambda net=net, x=x: gdp.trace(net, x))
+            export = timed(lambda net=net, x=x: torch.export.export(net, (x,), strict=False))[1].wall
+            trace = timed(lambda net=net, x=x: gdp.trace(net, x))[1].wall
             if repeat:  # the first call of each compiles and imports
                 pairs.append((export, trace))
         export, trace = (statistics.median(column) for column in zip(*pairs, strict=True))
