@@ -1,4 +1,4 @@
-"""What a whole run costs: dense, gdp, gdp that cuts as it goes, and Torch-Pruning's recipe, trained side by side.
+"""Measure what a whole run costs: dense, gdp, gdp that cuts as it goes, and Torch-Pruning's recipe, side by side.
 
 Prints a table and saves the run; `--write docs/training_cost.md RUN.json...` makes the document and its picture.
 """
@@ -6,109 +6,42 @@ Prints a table and saves the run; `--write docs/training_cost.md RUN.json...` ma
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import os
-import platform
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, fields
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
-from benchmarks.training_cost_document import case_table, write
-from benchmarks.training_cost_runs import CLASSES, SIDE, WAYS, Batch, Case, Dense, Record, accuracy, timed, train_epoch
-from torch import Tensor
-from torch.nn import functional as F
-from torchvision import transforms as T
-from torchvision.datasets import ImageFolder
 
-from gdp.utils import count_flops
-from lightning_modules.classification import build
-from lightning_modules.data import CIFAR_MEAN, CIFAR_STD
+from benchmarks.common.machine import cpu_model, version_of
+from benchmarks.training_cost.case import Case, load, synthetic
+from benchmarks.training_cost.document import case_table, write
+from benchmarks.training_cost.run import run
 
-PADDING = 4
 PACKAGES = ("torch", "torchvision", "torch-pruning", "fvcore")
 
 
-def load(root: Path, split: str, limit: int) -> Batch:
-    """Decode so many images of `root/split`, chosen at random but always the same."""
-    folder = ImageFolder(root / split, T.Compose([T.Resize(SIDE), T.ToTensor(), T.Normalize(CIFAR_MEAN, CIFAR_STD)]))
-    if limit > len(folder):
-        raise ValueError(f"Expected at most the {len(folder)} images of '{split}', but got {limit}.")
-    chosen = torch.randperm(len(folder), generator=torch.Generator().manual_seed(0))[:limit].tolist()
-    images, labels = zip(*(folder[i] for i in chosen), strict=True)
-    return torch.stack(images), torch.tensor(labels)
-
-
-def synthetic(limit: int) -> Batch:
-    """Noise: for what does not depend on the images."""
-    random = torch.Generator().manual_seed(0)
-    return torch.randn(limit, 3, SIDE, SIDE, generator=random), torch.randint(0, CLASSES, (limit,), generator=random)
-
-
-def augmented(images: Batch, case: Case, seed: int, epoch: int) -> list[Batch]:
-    """The batches of an epoch, cropped and flipped at random: the same for all ways."""
-    random = torch.Generator().manual_seed(1000 * seed + epoch)
-    order = torch.randperm(case.images, generator=random)[: case.steps * case.batch]
-    return [_crop_and_flip(images, chosen, case, random) for chosen in order.split(case.batch)]
-
-
-def _crop_and_flip(images: Batch, chosen: Tensor, case: Case, random: torch.Generator) -> Batch:
-    x, y = images[0][chosen], images[1][chosen]
-    down, right = torch.randint(0, 2 * PADDING + 1, (2, len(x)), generator=random)
-    windows = F.pad(x, (PADDING,) * 4).unfold(2, SIDE, 1).unfold(3, SIDE, 1)
-    x = windows[torch.arange(len(x)), :, down, right]
-    flip = torch.rand(len(x), 1, 1, 1, generator=random) < 0.5
-    return case.scaled(torch.where(flip, x.flip(3), x).to(case.device)), y.to(case.device)
-
-
 def machine(device: str) -> dict[str, Any]:
-    """What the run ran on."""
-    cpu = Path("/proc/cpuinfo")
-    models = [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
+    """Return what the run ran on.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
     return {
-        "cpu": models[0] if models else platform.machine(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-        "versions": {p: version(p).partition("+")[0] for p in PACKAGES},
+        "versions": {package: version_of(package) for package in PACKAGES},
     }
 
 
-def run(case: Case, seed: int, train: Batch, test: Batch | None) -> Iterator[dict[str, Record]]:
-    """Train all ways in turns; yield their records after every epoch, and once more when all are finished.
-
-    Every epoch begins with another way, so that none always goes first.
-    """
-    torch.manual_seed(seed)
-    net = build(case.model, CLASSES)
-    batches = augmented(train, case, seed, epoch=0)
-    Dense(copy.deepcopy(net), case).step(*batches[0])  # what a process does once is nobody's cost
-    ways, records = {}, {}
-    for name, make in WAYS.items():
-        ways[name], seconds = timed(partial(make, copy.deepcopy(net), case), case)
-        records[name] = {"setup": seconds, "epochs": []}
-    dense = count_flops(net, torch.randn(1, 3, case.size, case.size))
-    for epoch in range(case.epochs):
-        batches = augmented(train, case, seed, epoch)
-        for i in range(len(ways)):
-            name = list(ways)[(epoch + i) % len(ways)]
-            records[name]["epochs"].append(train_epoch(ways[name], batches, epoch))
-        yield records
-    for name, way in ways.items():
-        _, records[name]["finish"] = timed(way.finish, case)
-        records[name]["remaining"] = count_flops(way.net, batches[0][0][:1]) / dense
-        records[name]["accuracy"] = None if test is None else accuracy(way, test)
-    yield records
-
-
 def parse() -> argparse.Namespace:
+    """Read the command line; every field of Case is an option."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_cost", description=__doc__)
     types = get_type_hints(Case)
     for field in fields(Case):
@@ -126,10 +59,19 @@ def parse() -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Run the case with every seed, save, and print the table."""
+    """Run the case with every seed, save, and print the table.
+
+    Args:
+        options: of the command line.
+
+    Raises:
+        ValueError: there are fewer than two batches or epochs.
+    """
     case = Case(**{f.name: getattr(options, f.name) for f in fields(Case)})
     if case.steps < 2 or case.epochs < 2:
         raise ValueError(f"Expected two batches and two epochs at least, but got {case.steps} and {case.epochs}.")
+
+    # images, and what is saved
     train = synthetic(case.images) if options.data is None else load(options.data, "train", case.images)
     test = None if options.data is None else load(options.data, "test", options.test_images)
     saved: dict[str, Any] = {
@@ -138,6 +80,8 @@ def measure(options: argparse.Namespace) -> None:
         "machine": machine(case.device),
         "seeds": [],
     }
+
+    # the runs
     for seed in range(options.seeds):
         for epoch, records in enumerate(run(case, seed, train, test), start=1):
             if epoch <= case.epochs:
@@ -150,6 +94,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Measure, or write the document from saved runs."""
     options = parse()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")

@@ -1,4 +1,4 @@
-"""docs/training_cost.md and its picture from saved runs."""
+"""Write docs/training_cost.md and its picture from saved runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.training_cost_runs import WAYS, Case, Record
+from benchmarks.common.figures import figure_at
+from benchmarks.common.markdown import table
+from benchmarks.training_cost.case import Case
+from benchmarks.training_cost.run import Record
+from benchmarks.training_cost.ways import WAYS
 
 COLORS = dict(zip(WAYS, ("#555555", "#0072b2", "#009e73", "#d55e00"), strict=True))
 STYLES = dict(zip(WAYS, ("-", "--", "-", "-."), strict=True))
@@ -62,11 +66,17 @@ CPU time (on a GPU: seconds) of the training steps in each epoch, without cuttin
 
 
 def seconds(record: Record, clock: str) -> float:
-    """Seconds of the whole run; `clock` is "wall" or "cpu"."""
+    """Return the seconds of the whole run.
+
+    Args:
+        record: of one way.
+        clock: "wall" or "cpu".
+    """
     return cutting(record, clock) + sum(e["steps"][clock] for e in record["epochs"])
 
 
 def cutting(record: Record, clock: str) -> float:
+    """Return the seconds of tracing and cutting, of those of the whole run."""
     return record["setup"][clock] + sum(e["cut"][clock] for e in record["epochs"]) + record["finish"][clock]
 
 
@@ -88,8 +98,12 @@ def _values(values: list[float], form: str) -> str:
 
 
 def case_table(saved: dict[str, Any]) -> str:
-    """One case as a table in Markdown."""
-    rows = [HEADER, ["---"] * len(HEADER)]
+    """Return one case as a table in Markdown.
+
+    Args:
+        saved: the case, the machine and the records of every seed.
+    """
+    rows = []
     for name in WAYS:
         runs = [(seed[name], seed["dense"]) for seed in saved["seeds"]]
         memory = [
@@ -110,11 +124,11 @@ def case_table(saved: dict[str, Any]) -> str:
                 "" if None in scores else _values(scores, ".2f"),
             ]
         )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    return table(HEADER, rows)
 
 
 def title(case: Case) -> str:
-    """The case in a few words.
+    """Return the case in a few words.
 
     >>> title(Case(size=64, amp=True))
     'resnet20, 64x64, batch 128, bfloat16'
@@ -124,7 +138,13 @@ def title(case: Case) -> str:
 
 
 def command(case: Case, seeds: int, test_images: int) -> str:
-    """What was typed, but for where the data lies; options that were left alone are left out."""
+    """Return what was typed, but for where the data lies; options that were left alone are left out.
+
+    Args:
+        case: what was trained.
+        seeds: how many.
+        test_images: how many; 0 if images were noise.
+    """
     default, parts = Case(), ["python -m benchmarks.training_cost"]
     for name, value in vars(case).items():
         if value != getattr(default, name):
@@ -151,39 +171,35 @@ fine-tune), seeds: {len(saved["seeds"])}. {where}; {versions}.
 
 
 def write(path: Path, runs: list[dict[str, Any]]) -> None:
-    """Write the document, and the picture beside it."""
+    """Write the document, and the picture beside it.
+
+    Args:
+        path: of the document.
+        runs: as they were saved.
+    """
     steps = "/".join(sorted({str(saved["case"]["tp_steps"]) for saved in runs}))
     path.write_text("\n".join([HEAD.format(steps=steps), *map(_section, runs)]))
     picture(path.with_suffix(".svg"), runs)
 
 
 def picture(path: Path, runs: list[dict[str, Any]]) -> None:
-    """Seconds per epoch, one panel per case."""
-    import matplotlib  # not needed to measure
+    """Draw seconds per epoch, one panel per case.
 
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "gdp"
-    from matplotlib import pyplot as plt
-
-    columns = min(2, len(runs))
-    lines = -(-len(runs) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(5.5 * columns, 3.6 * lines), squeeze=False, layout="constrained"
-    )
-    for ax, saved in zip(axes.flat, runs, strict=False):
-        clock = "wall" if saved["case"]["device"] == "cuda" else "cpu"  # CPU time: other load does not enter
-        for name in WAYS:
-            by_seed = [[e["steps"][clock] for e in seed[name]["epochs"]] for seed in saved["seeds"]]
-            means = [mean(epoch) for epoch in zip(*by_seed, strict=True)]
-            ax.plot(range(1, len(means) + 1), means, STYLES[name], color=COLORS[name], label=name, linewidth=1.8)
-        ax.set_title(title(Case(**saved["case"])), fontsize=11)
-        ax.set_xlabel("epoch")
-        ax.set_ylabel("CPU seconds per epoch" if clock == "cpu" else "seconds per epoch")
-        ax.set_ylim(bottom=0)
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.grid(alpha=0.3)
-        ax.legend(fontsize=9, loc="lower left")
-    for ax in list(axes.flat)[len(runs) :]:
-        ax.set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    Args:
+        path: of the SVG file.
+        runs: as they were saved.
+    """
+    with figure_at(path, len(runs), min(2, len(runs)), (5.5, 3.6)) as (_, panels):
+        for panel, saved in zip(panels, runs, strict=True):
+            clock = "wall" if saved["case"]["device"] == "cuda" else "cpu"  # CPU time: other load does not enter
+            for name in WAYS:
+                by_seed = [[e["steps"][clock] for e in seed[name]["epochs"]] for seed in saved["seeds"]]
+                means = [mean(epoch) for epoch in zip(*by_seed, strict=True)]
+                panel.plot(range(1, len(means) + 1), means, STYLES[name], color=COLORS[name], label=name, linewidth=1.8)
+            panel.set_title(title(Case(**saved["case"])), fontsize=11)
+            panel.set_xlabel("epoch")
+            panel.set_ylabel("CPU seconds per epoch" if clock == "cpu" else "seconds per epoch")
+            panel.set_ylim(bottom=0)
+            panel.xaxis.get_major_locator().set_params(integer=True)
+            panel.grid(alpha=0.3)
+            panel.legend(fontsize=9, loc="lower left")
