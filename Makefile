@@ -6,7 +6,7 @@ RUN := OMP_NUM_THREADS=1 $(BIN)/python
 DATA ?=
 ARGS ?=
 N ?= 1000
-BENCH ?= step_overhead
+BENCH ?= step
 
 .PHONY: setup demo test test-fast test-oldest compatibility fuzz lint bench coverage digits-table train-digits has-cifar10 train-cifar10 has-imagenet train-imagenet
 
@@ -51,7 +51,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# one of: accuracy, step_overhead, training_cost, latency, latency_cost, scale, trace_time; its options in ARGS
+# one of: accuracy, step, training_cost, latency, latency_cost, scale, trace_time; its options in ARGS
 bench: setup
 	$(RUN) -m benchmarks.$(BENCH) $(ARGS)
 
@@ -59,7 +59,7 @@ coverage: setup
 	$(RUN) -m benchmarks.coverage $(ARGS)
 
 digits-table: setup
-	$(RUN) -m benchmarks.digits $(ARGS)
+	$(RUN) -m benchmarks.accuracy.digits $(ARGS)
 
 train-digits: setup
 	$(RUN) -m lightning_modules.train fit --config configs/digits_resnet20.yaml $(ARGS)

@@ -26,7 +26,7 @@ WAYS = ("dense", "uniform", *METHODS, *PEERS)
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/ and test/<class>/ images")
     parser.add_argument("--size", choices=SIZES, default="smoke")
     parser.add_argument("--models", nargs="+", choices=NETWORKS, default=["resnet20", "vgg16"])

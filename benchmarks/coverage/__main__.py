@@ -131,7 +131,7 @@ def line(tool: str, record: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure the models that are asked for, and write the document from all records."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
     parser.add_argument("--set", choices=[*SETS, "all"], default="all")
     parser.add_argument("--only", default="*", metavar="GLOB", help="names of the models to run")
     parser.add_argument("--tool", choices=[*TOOLS, "all"], default="all", help="`peer` is Torch-Pruning")

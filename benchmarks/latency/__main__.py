@@ -66,7 +66,9 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.latency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", help=f"default: {' '.join(MODELS)}; with --sweep, --per-layer the first")
     parser.add_argument("--size", type=int, help="side of the images; default: what the network is made for")
     parser.add_argument("--weights", type=Path, help="file with a state dict, for one model; default: random weights")

@@ -24,7 +24,7 @@ def machine() -> str:
 
 def main() -> None:
     """Measure what is asked for, print it, and write the document."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--part", choices=["size", "processes", "all"], default="all")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="of the part on size")

@@ -78,7 +78,7 @@ operators down; the share is that of the step under the profiler.{WAITING * (opt
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
     parser.add_argument("--cases", nargs="+", default=CASES, metavar="NAME:SIZE:BATCH")
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--watch", type=int, default=gdp.Polar().gradient_interval)
