@@ -107,7 +107,10 @@ def _summary(ours: list[Record], peer: dict[tuple[str, str], Record]) -> str:
         ["removable, median", *(f"{_median([r['removable'] for r in rs]):.1%}" for rs in done.values())],
         ["seconds to trace, median", *(_seconds(rs, "trace", _median) for rs in done.values())],
         ["seconds to trace, largest", *(_seconds(rs, "trace", max) for rs in done.values())],
-        ["seconds of the trial cut, largest", *(f"{max(r['preflight_s'] for r in rs):.1f}" for rs in done.values())],
+        [
+            "seconds of the trial cut, largest",
+            *(f"{max((r['preflight_s'] for r in rs), default=0):.1f}" for rs in done.values()),
+        ],
     ]
     if any(peers.values()):
         made = {w: [r for r in rs if "graph_s" in r] for w, rs in peers.items()}
