@@ -113,7 +113,7 @@ def run_apart(tool: str, which: str, name: str) -> dict[str, Any]:
     return record
 
 
-SHOWN = ["failed", "trace_s", "preflight_s", "error", "opened", "input", "removable", "groups", "graph_s", "untrained"]
+SHOWN = ["failed", "trace_s", "dry_run_s", "error", "opened", "input", "removable", "groups", "graph_s", "untrained"]
 
 
 def line(tool: str, record: dict[str, Any]) -> str:

@@ -70,7 +70,7 @@ Every network at full size, with random weights and random BN statistics, in a p
 {platform.machine()} CPU, {os.cpu_count()} cores shared with other work. Seconds are wall time; CPU time in brackets
 where the two differ by more than a fifth.
 
-For every network: trace, trial cut, a random {SHARE:.0%} of **every** group closed at once, removal, one training step.
+For every network: trace, dry run, a random {SHARE:.0%} of **every** group closed at once, removal, one training step.
 
 - **removable**: FLOPs that can go at most, one channel being left in every group.
 - **error**: largest difference between the outputs of the gated and the cut network, relative to the largest output, on
@@ -108,8 +108,8 @@ def _summary(ours: list[Record], peer: dict[tuple[str, str], Record]) -> str:
         ["seconds to trace, median", *(_seconds(rs, "trace", _median) for rs in done.values())],
         ["seconds to trace, largest", *(_seconds(rs, "trace", max) for rs in done.values())],
         [
-            "seconds of the trial cut, largest",
-            *(f"{max((r['preflight_s'] for r in rs), default=0):.1f}" for rs in done.values()),
+            "seconds of the dry run, largest",
+            *(f"{max((r['dry_run_s'] for r in rs), default=0):.1f}" for rs in done.values()),
         ],
     ]
     if any(peers.values()):
@@ -203,8 +203,8 @@ def _exceptions(ours: list[Record], peer: dict[tuple[str, str], Record]) -> str:
             found.append(f"{name}: {r['flops_predicted']:,} FLOPs predicted, {r['flops_cut']:,} counted by fvcore")
         if r.get("trace_cpu_s", r["trace_s"]) > 3:
             found.append(f"{name} takes {r['trace_s']:.1f} s to trace ({r.get('trace_cpu_s', r['trace_s']):.1f} s CPU)")
-        if r["preflight_s"] > 10 or (r["set"] == "torchvision" and r["preflight_forwards"] > 5):
-            found.append(f"{name}: the trial cut takes {r['preflight_s']:.1f} s and {r['preflight_forwards']} passes")
+        if r["dry_run_s"] > 10 or (r["set"] == "torchvision" and r["dry_run_forwards"] > 5):
+            found.append(f"{name}: the dry run takes {r['dry_run_s']:.1f} s and {r['dry_run_forwards']} passes")
         if other.get("graph_s", 0) > 1 and other["graph_s"] < 3 * r["trace_s"]:
             ratio = other["graph_s"] / r["trace_s"]
             found.append(f"{name}: Torch-Pruning's graph takes {other['graph_s']:.1f} s, {ratio:.1f} times gdp's trace")

@@ -63,15 +63,15 @@ def _measure(which: str, name: str, dtype: torch.dtype, note: Callable[[Record],
         net, x = net.double(), x.double()
         graph = gdp.trace(net, x)
 
-    # groups that can't be cut are frozen after a trial
-    reached("preflight")
+    # groups that can't be cut are frozen after a dry run
+    reached("dry run")
     passes = []
     hook = net.register_forward_pre_hook(lambda *_: passes.append(1))
     try:
         graph, took = timed(lambda: freeze_uncuttable_groups(net, graph))
     finally:
         hook.remove()
-    reached("count", preflight_s=took.wall, preflight_forwards=len(passes), groups=len(graph.groups))
+    reached("count", dry_run_s=took.wall, dry_run_forwards=len(passes), groups=len(graph.groups))
 
     # how much can go at most
     dense = count_flops(net, x)

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--part", choices=["size", "processes", "all"], default="all")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="of the part on size")
-    parser.add_argument("--largest", type=int, default=250_000, help="leave out chains of more units")
+    parser.add_argument("--largest", type=int, default=250_000, help="leave out chains of more channels")
     parser.add_argument("--steps", type=int, default=60, help="training steps of the part on processes")
     parser.add_argument("--write", type=Path, help="the document; its picture lies beside it")
     options = parser.parse_args()

@@ -10,7 +10,7 @@ from benchmarks.common.timing import Clock
 
 PATIENCE = 10.0  # seconds after which a figure is not measured once more
 TARGET, ALLOWED = 0.4, (0.9, 0.6, 0.4)
-STARTUP = ("torch.export", "trace", "preflight", "gates")  # trace holds an export of its own
+STARTUP = ("torch.export", "trace", "dry run", "gates")  # trace holds an export of its own
 RUNNING = ("budget", "step", "watch")
 
 
@@ -26,7 +26,7 @@ class Costs:
         stream: channels of the residual stream of a chain.
         weights: elements of all parameters.
         groups: channel groups.
-        units: channels of all groups.
+        channels: of all groups.
         first: seconds of the first call of every part.
         median: seconds of its later calls.
         kept: fraction of the FLOPs that a choice for the target keeps, by what importance is drawn for.
@@ -39,7 +39,7 @@ class Costs:
     stream: int
     weights: int
     groups: int = 0
-    units: int = 0
+    channels: int = 0
     first: dict[str, float] = field(default_factory=dict)
     median: dict[str, float] = field(default_factory=dict)
     kept: dict[str, float] = field(default_factory=dict)

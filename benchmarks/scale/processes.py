@@ -110,7 +110,7 @@ def train(rank: int, ranks: int, steps: int, folder: str) -> None:
         "seconds": {name: times[first - 1 : last_selection] for name, times in seconds.items()},
         "bytes": traffic.bytes,
         "calls": traffic.calls,
-        "units": len(pruner.gates.gate_param),
+        "channels": len(pruner.gates.gate_param),
         "parameters": sum(p.numel() for p in dense.parameters()),
         "open": pruner.gates.gate_param.gt(0).tolist(),
     }
@@ -173,13 +173,26 @@ def on_paper() -> str:
     """Return a table of bytes per rank and step for a ResNet-50 at many ranks."""
     net = torchvision.models.resnet50(weights=None)
     gates = gdp.Pruner(net, gdp.trace(net, torch.randn(1, 3, 64, 64)), 0.4).gates
-    gradients, units, beside = 4 * sum(p.numel() for p in net.parameters()), len(gates.gate_param), 4 * len(gates.index)
+    gradients, channels, beside = (
+        4 * sum(p.numel() for p in net.parameters()),
+        len(gates.gate_param),
+        4 * len(gates.index),
+    )
     rows = []
     for ranks in PAPER:
         ring, hops = round(2 * (ranks - 1) / ranks * gradients), math.ceil(math.log2(ranks))
-        share = (units / SELECTED_EVERY + beside) / ring
+        share = (channels / SELECTED_EVERY + beside) / ring
         rows.append(
-            [ranks, ring, units, hops * units, round(units / SELECTED_EVERY), beside, hops * beside, f"{share:.2%}"]
+            [
+                ranks,
+                ring,
+                channels,
+                hops * channels,
+                round(channels / SELECTED_EVERY),
+                beside,
+                hops * beside,
+                f"{share:.2%}",
+            ]
         )
     head = ["ranks", "gradients: each sends", "choice: each receives", "choice: rank 0 sends"]
     head += ["choices per step: each receives", "gates: each receives", "gates: rank 0 sends", "gdp / gradients"]
@@ -211,16 +224,16 @@ def chapter(steps: int) -> str:
     per_choice = last["bytes"]["gdp"]["choices"] / last["calls"]["gdp"]["choices"]
     return f"""## Against the number of processes
 
-A ResNet-18 ({parameters:,} parameters, {last["units"]:,} units) on random images of 32x32, batch {BATCH} per rank,
-trained by `DistributedDataParallel` over gloo for {steps} steps with the default schedule, without gdp and with
+A ResNet-18 ({parameters:,} parameters, {last["channels"]:,} channels) on random images of 32x32, batch {BATCH} per
+rank, trained by `DistributedDataParallel` over gloo for {steps} steps with the default schedule, without gdp and with
 `gdp.Pruner`, one step of each in turns. All ranks closed the same channels.
 
 Bytes handed to collectives, counted where they are called, mean per rank and step of the whole run:
 
 {table(["ranks", "run", "gradients (DDP)", "buffers (DDP)", "choices (gdp)", "choices in the run"], traffic)}
 - Gradients: {4 * parameters:,} bytes are 4 per parameter.
-- gdp itself broadcasts a choice, {per_choice:,.0f} bytes: one per unit, every {SELECTED_EVERY} steps while channels are
-  chosen.
+- gdp itself broadcasts a choice, {per_choice:,.0f} bytes: one per channel, every {SELECTED_EVERY} steps while channels
+  are chosen.
 - Inside the window all ranks agree once per step, in one byte, on whether loss and gradients are finite; the table
   does not count it.
 - DDP broadcasts all buffers before every forward pass, and gates are buffers: 4 bytes for every channel that a layer

@@ -27,7 +27,7 @@ CHAINS = (  # convs, channels inside each block, channels of the stream
 class Block(nn.Module):
     """Compute a residual block of two 1x1 convs.
 
-    The cost of choosing does not depend on kernels, and with these 200 000 units fit.
+    The cost of choosing does not depend on kernels, and with these 200 000 channels fit.
 
     Args:
         stream: channels outside.
@@ -73,9 +73,9 @@ def measured(costs: Costs, net: nn.Module, x: Tensor, repeats: int) -> Costs:
     costs.take("trace", lambda: gdp.trace(net, x), repeats)  # before anything that would warm it up
     costs.take("torch.export", lambda: torch.export.export(net, (x,), strict=False), repeats)
     traced = freeze_untrained_readers(net, gdp.trace(net, x))
-    costs.take("preflight", lambda: freeze_uncuttable_groups(net, traced), repeats)
+    costs.take("dry run", lambda: freeze_uncuttable_groups(net, traced), repeats)
     graph = freeze_uncuttable_groups(net, traced)
-    costs.groups, costs.units = len(graph.groups), sum(g.size for g in graph.groups)
+    costs.groups, costs.channels = len(graph.groups), sum(g.size for g in graph.groups)
     gates = []
     costs.take("gates", lambda: gates.append(insert_gates(net, graph)), repeats, lambda: gates.pop().withdraw())
 
@@ -84,10 +84,14 @@ def measured(costs: Costs, net: nn.Module, x: Tensor, repeats: int) -> Costs:
     pruner = gdp.Pruner(net, graph, TARGET, 10**7, rarely)
     for parameter in net.parameters():
         parameter.grad = torch.randn_like(parameter)
-    costs.take("watch", pruner.watch, 4 * repeats)
+
+    def read_again() -> None:
+        pruner.last_gradient_step = -1  # `watch` reads gradients once per step
+
+    costs.take("watch", pruner.watch, 4 * repeats, read_again)
 
     # budget steps, with random importance
-    lognormal = torch.randn(costs.units, generator=torch.Generator().manual_seed(0)).exp()
+    lognormal = torch.randn(costs.channels, generator=torch.Generator().manual_seed(0)).exp()
     per_channel = graph.flops.marginal(graph.flops.sizes)[pruner.gates.group_of]
     for drawn_for, allowed in budgets():
         pruner.method_state["importance"] = lognormal if drawn_for == "channel" else (lognormal * per_channel).float()
@@ -106,7 +110,7 @@ def networks(repeats: int, largest: int, clock: Clock) -> list[Costs]:
 
     Args:
         repeats: of every figure.
-        largest: chains of more units are left out.
+        largest: chains of more channels are left out.
         clock: by which calls are timed.
     """
     found: list[Costs] = []

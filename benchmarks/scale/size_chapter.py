@@ -12,10 +12,10 @@ from benchmarks.common.figures import figure_at
 from benchmarks.common.markdown import table
 from benchmarks.scale.costs import PATIENCE, RUNNING, STARTUP, TARGET, Costs, budgets
 
-AXES = {"units": "channel units, 100 convs", "convs": "convs, 40 channels inside each block"}
+AXES = {"channels": "channels, 100 convs", "convs": "convs, 40 channels inside each block"}
 STYLE = {"svg.fonttype": "none", "font.size": 10, "axes.grid": True}
 LINES = {
-    "preflight": "preflight (trial cut)",
+    "dry run": "dry run (every group cut on trial)",
     "trace": "trace (torch.export included)",
     "torch.export": "torch.export alone",
     "budget": "budget step, slowest case",
@@ -42,14 +42,14 @@ def family(found: list[Costs], axis: str) -> list[Costs]:
         found: costs of all networks.
         axis: one of AXES.
     """
-    same = {"units": ("convs", 100), "convs": ("inner", 40)}[axis]
+    same = {"channels": ("convs", 100), "convs": ("inner", 40)}[axis]
     stream = max(c.stream for c in found)
     chains = [c for c in found if c.stream == stream and getattr(c, same[0]) == same[1]]
     return sorted(chains, key=lambda c: getattr(c, axis))
 
 
 def exponents(found: list[Costs], figures: Sequence[str]) -> str:
-    """Return a table of how every figure grows with units and with convs.
+    """Return a table of how every figure grows with channels and with convs.
 
     Args:
         found: costs of all networks.
@@ -68,7 +68,7 @@ def exponents(found: list[Costs], figures: Sequence[str]) -> str:
 
 
 def picture(found: list[Costs], path: Path) -> None:
-    """Draw seconds against units and against convs, both logarithmic; ResNet-50 as hollow diamonds.
+    """Draw seconds against channels and against convs, both logarithmic; ResNet-50 as hollow diamonds.
 
     Args:
         found: of all networks.
@@ -98,13 +98,13 @@ def picture(found: list[Costs], path: Path) -> None:
 
 def goals(found: list[Costs]) -> str:
     """Return a table of the goals, one line each, with what was measured."""
-    resnet, widest = found[0], max(found, key=lambda c: c.units)
+    resnet, widest = found[0], max(found, key=lambda c: c.channels)
     rows = [
         ("start-up for ResNet-50, first in its process", resnet.startup(), 5.0),
         ("budget step for ResNet-50", resnet.median["budget"], 0.002),
     ]
-    if widest.units > 190_000:  # the goal is for 200 000
-        rows.append((f"budget step for {widest.units:,} units", widest.median["budget"], 0.020))
+    if widest.channels > 190_000:  # the goal is for 200 000
+        rows.append((f"budget step for {widest.channels:,} channels", widest.median["budget"], 0.020))
     return table(
         ["goal", "measured", "below", ""],
         [[what, f"{s:.4g} s", f"{goal:g} s", "met" if s < goal else "**missed**"] for what, s, goal in rows],
@@ -122,29 +122,29 @@ def chapter(found: list[Costs], svg: Path) -> str:
     names = {"channel": "importance", "flop": "importance per FLOP"}
     ms = [f"{names[drawn_for]}, {allowed}" for drawn_for, allowed in budgets()]
     costs = [
-        [c.name, c.convs, c.groups, c.units, c.weights, *(f"{c.median[k]:.3g}" for k in (*STARTUP, *RUNNING))]
+        [c.name, c.convs, c.groups, c.channels, c.weights, *(f"{c.median[k]:.3g}" for k in (*STARTUP, *RUNNING))]
         for c in found
     ]
     steps = [
-        [c.name, c.units, *(f"{1e3 * c.median[f'budget {k} {a}']:.2f}" for k, a in budgets())]
+        [c.name, c.channels, *(f"{1e3 * c.median[f'budget {k} {a}']:.2f}" for k, a in budgets())]
         + [f"{kept:.4f}" for kept in c.kept.values()]
         for c in found
     ]
     return f"""## Against the size of the network
 
 {goals(found)}
-Start-up is trace, preflight and gates, each the first call in its process. A budget step is one call of
+Start-up is trace, dry run and gates, each the first call in its process. A budget step is one call of
 `Pruner._select`: channels chosen for the target ({TARGET}) and then for what is allowed now. `budget` is the slowest of
 the six in the third table.
 
-![seconds against units and convs]({svg.name})
+![seconds against channels and convs]({svg.name})
 
 Medians, in seconds. Chains are residual blocks of two 1x1 convs on a stream of {max(c.stream for c in found)} channels,
 on 4x4 images; "convs x channels inside a block". `trace` holds an export of its own. `step` is `Pruner.step` without a
 choice: gates move and are written beside the weights. `watch` is `Pruner.watch`, which reads every weight and its
 gradient. What has taken {PATIENCE:g} s in all is not repeated further.
 
-{table(["network", "convs", "groups", "units", "weights", *STARTUP, *RUNNING], costs)}
+{table(["network", "convs", "groups", "channels", "weights", *STARTUP, *RUNNING], costs)}
 How they grow: exponents of the fit of log time on log size (1.00: ten times the size, ten times the time), and from the
 last point but one to the last, where constant parts matter least.
 
@@ -154,4 +154,4 @@ the harder one, as expensive and cheap channels take turns. "Stream of 16": sing
 may be left unused, so that some are exchanged for others. The last columns say which fraction of the FLOPs a choice for
 the target of {TARGET} keeps.
 
-{table(["network", "units", *ms, "kept, importance", "kept, importance per FLOP"], steps)}"""
+{table(["network", "channels", *ms, "kept, importance", "kept, importance per FLOP"], steps)}"""

@@ -49,7 +49,7 @@ learning rate over the run; Torch-Pruning has one cycle before and one after. Im
 cropped and flipped outside of what is timed.
 
 - **seconds**: all training steps, and what the next column has; without validation.
-- **tracing and cutting**: trace, trial cut, cuts between epochs and their check (one within an epoch counts as a step);
+- **tracing and cutting**: trace, dry run, cuts between epochs and their check (one within an epoch counts as a step);
   for Torch-Pruning its graph and its pruning steps.
 - **CPU time**: of the process, which time taken by others does not enter; without meaning for a GPU.
 - **training FLOPs**: 3 x the forward FLOPs (fvcore, multiply-adds) of the network as it was in each epoch, per image.
