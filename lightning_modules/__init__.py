@@ -1,4 +1,7 @@
-"""Ordinary LightningModules and DataModules; they know nothing of gdp."""
+"""Ordinary LightningModules and DataModules to train; they know nothing of gdp.
+
+Only the two programs beside them do: `demo`, and `train`, which adds GDPCallback as a config says.
+"""
 
 from lightning_modules.classification import Classification
 from lightning_modules.data import CIFAR10Data, DigitsData, ImageFolderData

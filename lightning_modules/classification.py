@@ -1,4 +1,4 @@
-"""A classifier to train: any torchvision classification model by name, or a ResNet for 32x32 images."""
+"""Train a classifier: any torchvision classification model by name, or a ResNet for 32x32 images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from lightning_modules.resnet_cifar import resnet20, resnet56
 
 
 def build(model: str, num_classes: int, channels: int = 3) -> nn.Module:
-    """The network of that name, randomly initialised.
+    """Make a network with random weights.
+
+    Args:
+        model: resnet20, resnet56, or the name of a torchvision classifier.
+        num_classes: number of classes.
+        channels: channels of the input images (resnet20 and resnet56 only).
+
+    Raises:
+        ValueError: there is no network of that name.
 
     >>> build("resnet20", 10).linear.out_features
     10
@@ -29,7 +37,7 @@ def build(model: str, num_classes: int, channels: int = 3) -> nn.Module:
 
 
 class Classification(pl.LightningModule):
-    """Cross entropy, SGD with Nesterov momentum, one cycle of the learning rate over the whole run.
+    """Train by cross entropy, SGD with Nesterov momentum, and one cycle of the learning rate over the whole run.
 
     Args:
         model: resnet20, resnet56, or the name of a torchvision classifier.
@@ -40,6 +48,10 @@ class Classification(pl.LightningModule):
         warmup: fraction of the run in which the learning rate rises.
         weight_decay: L2 penalty on all parameters.
         label_smoothing: of the cross entropy.
+
+    Attributes:
+        net: the network, shape (N, channels, height, width) to (N, num_classes).
+        accuracy: top-1, of "val" and of "test".
     """
 
     def __init__(
@@ -62,9 +74,11 @@ class Classification(pl.LightningModule):
         self.accuracy = nn.ModuleDict({s: MulticlassAccuracy(num_classes, average="micro") for s in ("val", "test")})
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the class scores of a batch of images."""
         return self.net(x)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a batch, and log it as "train/loss"."""
         x, y = batch
         loss = self.loss(self(x), y)
         self.log("train/loss", loss)
@@ -76,12 +90,15 @@ class Classification(pl.LightningModule):
         self.log(f"{stage}/accuracy", self.accuracy[stage], prog_bar=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch to "val/accuracy"."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch to "test/accuracy"."""
         self._evaluate(batch, "test")
 
     def configure_optimizers(self) -> dict[str, Any]:
+        """Return the optimizer, and a scheduler that is stepped with it."""
         h = self.hparams
         optimizer = torch.optim.SGD(
             self.parameters(), lr=h["lr"], momentum=0.9, nesterov=True, weight_decay=h["weight_decay"]

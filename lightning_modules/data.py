@@ -1,4 +1,4 @@
-"""DataModules: digits that come with scikit-learn, CIFAR-10, and folders with one sub-folder per class."""
+"""Provide data: digits that come with scikit-learn, CIFAR-10, and folders with one sub-folder per class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class _Splits(pl.LightningDataModule):
-    """Loaders over the three data sets that `setup` provides."""
+    """Make loaders over the three data sets that `setup` provides.
+
+    Args:
+        batch_size: images per step and process.
+        num_workers: processes that load images; 0: the training process does it.
+    """
 
     def __init__(self, batch_size: int, num_workers: int) -> None:
         super().__init__()
@@ -37,17 +42,26 @@ class _Splits(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader:
+        """Return shuffled batches; the last one is left out if it is not full."""
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader:
+        """Return the batches to validate on."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader:
+        """Return the batches to test on."""
         return self._loader("test")
 
 
 class _Augmented(Dataset):
-    """Tensors with a random transform."""
+    """Transform images at random, anew every time they are asked for.
+
+    Args:
+        images: shape (N, channels, height, width).
+        labels: shape (N,).
+        transform: of one image.
+    """
 
     def __init__(self, images: Tensor, labels: Tensor, transform: Callable[[Tensor], Tensor]) -> None:
         self.images, self.labels, self.transform = images, labels, transform
@@ -60,12 +74,18 @@ class _Augmented(Dataset):
 
 
 class DigitsData(_Splits):
-    """1 797 digits of 8x8 pixels, shipped with scikit-learn: 1 078 to train on, 179 to validate, 540 to test."""
+    """Provide 1 797 digits of 8x8 pixels, shipped with scikit-learn: 1 078 to train on, 179 to validate, 540 to test.
+
+    Args:
+        batch_size: images per step and process.
+        num_workers: processes that load images.
+    """
 
     def __init__(self, batch_size: int = 64, num_workers: int = 0) -> None:
         super().__init__(batch_size, num_workers)
 
     def setup(self, stage: str) -> None:
+        """Split the digits, always in the same way; training images are shifted by up to a pixel."""
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
@@ -83,7 +103,7 @@ class DigitsData(_Splits):
 
 
 class ImageFolderData(_Splits):
-    """`root/train/<class>/*` to train on, `root/val/<class>/*` to validate and test on.
+    """Provide images from folders: `root/train/<class>/*` to train on, `root/val/<class>/*` to validate and test on.
 
     Without a `val` folder, every tenth training image is held out for validation; a `test` folder, if there is one, is
     what `test` uses.
@@ -94,6 +114,9 @@ class ImageFolderData(_Splits):
         num_workers: processes that decode images.
         size: side of the images the network sees; 32 means small images as they are, with shifts and flips.
         limit: train on so many images only.
+
+    Raises:
+        FileNotFoundError: when training begins, if the folders are not there.
     """
 
     def __init__(
@@ -103,6 +126,7 @@ class ImageFolderData(_Splits):
         self.root, self.size, self.limit = Path(root), size, limit
 
     def prepare_data(self) -> None:
+        """Check that the folders are there."""
         if not (self.root / "train").is_dir() or not any((self.root / s).is_dir() for s in ("val", "test")):
             raise FileNotFoundError(
                 f"Expected a folder with one sub-folder per class in {self.root}/train and {self.root}/val "
@@ -133,6 +157,7 @@ class ImageFolderData(_Splits):
         return {"train": train, "val": val, "test": test}
 
     def setup(self, stage: str) -> None:
+        """Find the images; with `limit`, the training images are always the same ones."""
         self.splits = self._folders()
         if self.limit is not None:
             chosen = torch.randperm(len(self.splits["train"]), generator=torch.Generator().manual_seed(0))
@@ -140,7 +165,15 @@ class ImageFolderData(_Splits):
 
 
 class CIFAR10Data(ImageFolderData):
-    """CIFAR-10, as torchvision stores it (`cifar-10-batches-py`) or as folders of images; 5 000 images validate."""
+    """Provide CIFAR-10, as torchvision stores it (`cifar-10-batches-py`) or as folders of images; 5 000 validate.
+
+    Args:
+        root: folder that holds either.
+        batch_size: images per step and process.
+        num_workers: processes that decode images.
+        size: side of the images the network sees.
+        limit: train on so many images only.
+    """
 
     def __init__(
         self, root: Path, batch_size: int = 128, num_workers: int = 2, size: int = 32, limit: int | None = None
@@ -152,6 +185,7 @@ class CIFAR10Data(ImageFolderData):
         return (self.root / CIFAR10.base_folder).is_dir()
 
     def prepare_data(self) -> None:
+        """Check that one of the two layouts is there."""
         if not self._original:
             super().prepare_data()
 

@@ -1,4 +1,4 @@
-"""The main job on data that ships with scikit-learn: train, prune to 40 %, report, save, load again, compare."""
+"""Do the main job on data that comes with scikit-learn: train, prune to 40 %, report, save, load again, compare."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lightning_modules import Classification, DigitsData
 
 
 def main() -> None:
+    """Print the report, the accuracy, and how far the loaded network differs from the one that was saved."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--target-flops", type=float, default=0.4, help="fraction of the dense FLOPs that remains")
@@ -25,6 +26,7 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")  # hints about workers and tree specs
 
+    # train and prune
     pl.seed_everything(0)
     model, data = Classification(model="resnet20", channels=1), DigitsData()
     pruning = gdp.GDPCallback(target_flops=options.target_flops, method=options.method)
@@ -36,6 +38,7 @@ def main() -> None:
         pruning.report.plot(options.plot)
     accuracy = trainer.test(model, data, verbose=False)[0]["test/accuracy"]
 
+    # save, load again, compare
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "small.pt"
         gdp.save_pruned(model.net, path)

@@ -1,4 +1,4 @@
-"""ResNet-20 and ResNet-56 for 32x32 images (He et al., arXiv 1512.03385, section 4.2), option-A shortcuts."""
+"""Build ResNet-20 and ResNet-56 for 32x32 images (He et al., arXiv 1512.03385, section 4.2), option-A shortcuts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convs; a shortcut that changes size takes every second pixel and pads channels with zeros."""
+    """Add two 3x3 convs to a shortcut.
+
+    Where the size changes, the shortcut takes every second pixel and pads channels with zeros.
+
+    Args:
+        channels_in: of the input.
+        channels_out: of the output; as many as go in, or twice as many.
+        stride: 1, or 2 to halve the resolution.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -20,6 +28,7 @@ class BasicBlock(nn.Module):
         self.pad = (channels_out - channels_in) // 2
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return shape (N, channels_out, height / stride, width / stride)."""
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         if self.stride > 1:
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
@@ -27,7 +36,13 @@ class BasicBlock(nn.Module):
 
 
 class ResNetCIFAR(nn.Module):
-    """Three stages of `blocks` blocks with 16, 32 and 64 channels."""
+    """Classify by three stages of blocks with 16, 32 and 64 channels.
+
+    Args:
+        blocks: per stage; the network has 6 times as many layers, and 2 more.
+        num_classes: number of classes.
+        channels: of the input images.
+    """
 
     def __init__(self, blocks: int, num_classes: int = 10, channels: int = 3) -> None:
         super().__init__()
@@ -47,14 +62,27 @@ class ResNetCIFAR(nn.Module):
         return nn.Sequential(first, *(BasicBlock(channels_out, channels_out, 1) for _ in range(blocks - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the class scores of images of shape (N, channels, height, width)."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
 
 
 def resnet20(num_classes: int = 10, channels: int = 3) -> ResNetCIFAR:
+    """Make a ResNet-20 with random weights.
+
+    Args:
+        num_classes: number of classes.
+        channels: of the input images.
+    """
     return ResNetCIFAR(3, num_classes, channels)
 
 
 def resnet56(num_classes: int = 10, channels: int = 3) -> ResNetCIFAR:
+    """Make a ResNet-56 with random weights.
+
+    Args:
+        num_classes: number of classes.
+        channels: of the input images.
+    """
     return ResNetCIFAR(9, num_classes, channels)

@@ -13,9 +13,10 @@ from lightning_modules.classification import Classification
 
 
 class PruningCLI(LightningCLI):
-    """Lightning's CLI; after `fit` it tests the network, and if it was pruned, prints the report and saves it."""
+    """Run Lightning's CLI; after `fit` test the network, and if it was pruned, print the report and save it."""
 
     def after_fit(self) -> None:
+        """Test, print and save, as `pruned.pt` in the folder of the logs."""
         self.trainer.test(self.model, datamodule=self.datamodule)
         for callback in self.trainer.callbacks:
             if isinstance(callback, gdp.GDPCallback) and callback.report is not None and self.trainer.is_global_zero:
@@ -26,6 +27,7 @@ class PruningCLI(LightningCLI):
 
 
 def main() -> None:
+    """Run the command line."""
     torch.set_float32_matmul_precision("high")
     PruningCLI(Classification, subclass_mode_data=True, save_config_kwargs={"overwrite": True})
 
