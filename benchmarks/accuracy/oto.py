@@ -161,6 +161,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs=2, type=int, default=[0, 5], help="the first, and the one after the last")
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy.csv"))
     options = parser.parse_args()
+
+    # the steps before pruning are shared by all targets
     torch.set_num_threads(1)
     data = load(options.data, SIDE, IMAGES)
     for seed, model in product(range(*options.seeds), options.models):

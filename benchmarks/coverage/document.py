@@ -93,6 +93,8 @@ def _summary(ours: list[Record], peer: dict[tuple[str, str], Record]) -> str:
     columns = {w: [r for r in ours if r["set"] == w] for w in TITLES if any(r["set"] == w for r in ours)}
     peers = {w: [peer[w, r["name"]] for r in rs if (w, r["name"]) in peer] for w, rs in columns.items()}
     done = {w: [r for r in rs if "failed" not in r] for w, rs in columns.items()}
+
+    # one line per figure, one column per set
     rows = [
         ["exact", *(_share(rs, exact) for rs in columns.values())],
         ["errors", *(str(sum("failed" in r for r in rs)) for rs in columns.values())],
@@ -145,6 +147,7 @@ def _wall_and_cpu(wall: float, cpu: float | None) -> str:
 
 
 def _models(records: list[Record], peer: dict[tuple[str, str], Record]) -> str:
+    # gdp's columns, then Torch-Pruning's
     header = [
         "network",
         "FLOPs",

@@ -40,6 +40,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     run: dict[str, Any] = {"machines": [machine()], "commands": [command("benchmarks.latency")], "records": []}
     for model in options.models or (MODELS[:1] if alone else MODELS):
         size = options.size or default_size(model)
+        # what every record says of the network
         net = build(model, options.weights)
         about: Record = {"model": model, "size": size, "steps": options.steps}
         about["weights"] = options.weights and options.weights.name
@@ -51,6 +52,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
                 options.save.parent.mkdir(parents=True, exist_ok=True)
                 options.save.write_text(json.dumps(run))
 
+        # its convs one by one, or networks that are made from it
         batches = options.batch_sizes or ([32] if alone else [1, 32])
         if options.per_layer:
             for batch in batches:

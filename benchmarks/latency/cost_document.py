@@ -53,6 +53,7 @@ def document(run: Record) -> str:
     Args:
         run: machines, commands and records.
     """
+    # what stands above the chapters of all records
     records, commands = run["records"], "\n".join(f"    {typed}" for typed in dict.fromkeys(run["commands"]))
     steps, repeats = ("/".join(map(str, sorted({r[key] for r in records}))) for key in ("steps", "repeats"))
     verdicts = "\n".join(f"- {verdict(record)}" for record in records)

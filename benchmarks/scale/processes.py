@@ -9,8 +9,6 @@ import os
 import statistics
 import tempfile
 import time
-from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +16,16 @@ import torch
 import torch.distributed as dist
 import torchvision
 from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 import gdp
 from benchmarks.common.markdown import table
+from benchmarks.scale.traffic import Traffic
 
 RANKS, PAPER = (1, 2), (2, 8, 64, 1024, 4096)  # measured, and on paper
 BATCH, CLASSES = 32, 10
 SELECTED_EVERY = max(1, gdp.Polar().closing // 10)  # steps from one choice of channels to the next, inside the window
 BLOCK = math.lcm(SELECTED_EVERY, gdp.Polar().gradient_interval)  # steps after which every part came equally often
-
-
-@dataclass
-class Traffic:
-    """Count the bytes handed to collectives, while this is used as a context.
-
-    Attributes:
-        run: whose bytes are counted now.
-        bytes: of every run, by who hands them over.
-        calls: their number.
-    """
-
-    run: str = ""
-    bytes: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
-    calls: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
-
-    def add(self, sender: str, tensors: list[Tensor]) -> None:
-        """Count tensors that the sender ("gradients", "buffers" or "choices") hands over."""
-        self.bytes[self.run][sender] += sum(t.numel() * t.element_size() for t in tensors)
-        self.calls[self.run][sender] += 1
-
-    def __enter__(self) -> Traffic:
-        self._was = broadcast, coalesced = dist.broadcast, dist._broadcast_coalesced
-
-        def counted_broadcast(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-            self.add("choices", [tensor])  # nothing but gdp calls it in this training
-            return broadcast(tensor, *args, **kwargs)
-
-        def counted_coalesced(group: Any, tensors: list[Tensor], *args: Any, **kwargs: Any) -> Any:
-            self.add("buffers", tensors)
-            return coalesced(group, tensors, *args, **kwargs)
-
-        dist.broadcast, dist._broadcast_coalesced = counted_broadcast, counted_coalesced
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        dist.broadcast, dist._broadcast_coalesced = self._was
-
-    def reduce(self, group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-        """Reduce gradients as DDP does, and count them."""
-        self.add("gradients", [bucket.buffer()])
-        return allreduce_hook(group, bucket)
 
 
 def train(rank: int, ranks: int, steps: int, folder: str) -> None:
@@ -173,27 +129,15 @@ def on_paper() -> str:
     """Return a table of bytes per rank and step for a ResNet-50 at many ranks."""
     net = torchvision.models.resnet50(weights=None)
     gates = gdp.Pruner(net, gdp.trace(net, torch.randn(1, 3, 64, 64)), 0.4).gates
-    gradients, channels, beside = (
-        4 * sum(p.numel() for p in net.parameters()),
-        len(gates.gate_param),
-        4 * len(gates.index),
-    )
+    gradients, channels = 4 * sum(p.numel() for p in net.parameters()), len(gates.gate_param)
+    per_step, beside = round(channels / SELECTED_EVERY), 4 * len(gates.index)
+
+    # ring all-reduce for gradients, a binomial tree for what rank 0 broadcasts
     rows = []
     for ranks in PAPER:
         ring, hops = round(2 * (ranks - 1) / ranks * gradients), math.ceil(math.log2(ranks))
-        share = (channels / SELECTED_EVERY + beside) / ring
-        rows.append(
-            [
-                ranks,
-                ring,
-                channels,
-                hops * channels,
-                round(channels / SELECTED_EVERY),
-                beside,
-                hops * beside,
-                f"{share:.2%}",
-            ]
-        )
+        share = f"{(channels / SELECTED_EVERY + beside) / ring:.2%}"
+        rows.append([ranks, ring, channels, hops * channels, per_step, beside, hops * beside, share])
     head = ["ranks", "gradients: each sends", "choice: each receives", "choice: rank 0 sends"]
     head += ["choices per step: each receives", "gates: each receives", "gates: rank 0 sends", "gdp / gradients"]
     return table(head, rows)

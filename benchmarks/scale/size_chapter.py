@@ -121,6 +121,8 @@ def chapter(found: list[Costs], svg: Path) -> str:
     picture(found, svg)
     names = {"channel": "importance", "flop": "importance per FLOP"}
     ms = [f"{names[drawn_for]}, {allowed}" for drawn_for, allowed in budgets()]
+
+    # one line per network
     costs = [
         [c.name, c.convs, c.groups, c.channels, c.weights, *(f"{c.median[k]:.3g}" for k in (*STARTUP, *RUNNING))]
         for c in found
