@@ -1,4 +1,4 @@
-"""Where a training step's memory and time go: the peak of live tensor bytes, and what each part of gdp takes."""
+"""Find out where the time of a training step goes: what each part of gdp takes, by torch's profiler."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import gdp
-from benchmarks.common.memory import peak_rise, state_bytes
 from gdp.gates import gated_layers
-
-__all__ = ["PARTS", "STEP", "peak_rise", "state_bytes", "time_of_parts"]
 
 PARTS = {
     "multiply": "`gate * weight`, in forward and again for backward",
