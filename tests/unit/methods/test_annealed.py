@@ -3,7 +3,6 @@
 import pytest
 import torch
 from helpers.networks import Residual, randomize
-from helpers.training import Lit, loader
 from torch.nn import functional as F
 from torchvision.models import resnet18
 
