@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.networks import Residual, randomize
+from helpers.training import Lit, loader
 from torch.nn import functional as F
 from torchvision.models import resnet18
 
@@ -160,3 +161,26 @@ WRONG += [{"curvature": value} for value in (-0.5, 1.5, float("nan"))]
 def test_options_that_make_no_sense_are_refused_at_once(options):
     with pytest.raises(gdp.GDPError, match="Expected"):
         Annealed(**options)
+
+
+def test_a_loss_without_a_gradient_is_refused():
+    net = Lit().net
+    pruner = gdp.Pruner(net, gdp.trace(net, torch.zeros(2, 3, 12, 12)), 0.5, 20, QUICK)
+    with pytest.raises(gdp.GDPError, match="no gradient in any gated weight"):
+        pruner.update_held_out(torch.zeros(()))
+
+
+def test_indicators_that_have_learned_nothing_leave_it_to_the_gradient():
+    """Without any lesson all indicators are alike; then what matters least to the loss goes, not the first channels."""
+    torch.manual_seed(0)
+    net, (x, y) = Lit().net, next(iter(loader()))
+    pruner = gdp.Pruner(net, gdp.trace(net, x), 0.5, 20, QUICK)
+    for _ in range(4):
+        torch.nn.functional.cross_entropy(net(x), y).backward()
+        pruner.watch()
+        pruner.step()
+    pruner.finish()
+    seen, keep = pruner.method_state["sensitivity"], pruner.gates.gate_param > 0
+    for span in pruner.gates.spans.values():
+        if not keep[span].all():
+            assert seen[span][keep[span]].min() >= seen[span][~keep[span]].max()
