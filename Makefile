@@ -51,7 +51,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# one of: accuracy, step, training_cost, latency, latency_cost, scale, trace_time; its options in ARGS
+# one of: accuracy, step, step.trace_time, training_cost, latency, latency.cost, scale; its options in ARGS
 bench: setup
 	$(RUN) -m benchmarks.$(BENCH) $(ARGS)
 

@@ -1,7 +1,7 @@
 """Compare a budget in measured milliseconds with one in FLOPs; the same selection spends either, on one CPU thread.
 
-    python -m benchmarks.latency_cost --save runs/cost.json
-    python -m benchmarks.latency_cost --load runs/cost*.json --write docs/latency_budget.md
+    python -m benchmarks.latency.cost --save runs/cost.json
+    python -m benchmarks.latency.cost --load runs/cost*.json --write docs/latency_budget.md
 
 A run is kept as JSON, so that several make one document; an interrupted one keeps the networks it finished.
 """
@@ -175,7 +175,7 @@ def main() -> None:
     """Measure or load, and write the document if it is asked for."""
     options = parse()
     torch.set_num_threads(1)
-    run: Record = {"machines": [machine()], "commands": [command("benchmarks.latency_cost")], "records": []}
+    run: Record = {"machines": [machine()], "commands": [command("benchmarks.latency.cost")], "records": []}
     if options.load:
         loaded = [json.loads(file.read_text()) for file in options.load]
         run = {key: [entry for other in loaded for entry in other[key]] for key in run}

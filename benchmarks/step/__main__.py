@@ -63,7 +63,7 @@ compares the seconds of a block of {2 * options.watch} steps with those of dense
 the blocks, least and largest. Peak memory is that of live tensors in a step: parameters, buffers, optimizer state and
 what the step allocates on top.
 
-    {shlex.join(["python", "-m", "benchmarks.step_overhead", *arguments])}
+    {shlex.join(["python", "-m", "benchmarks.step", *arguments])}
 
 {where}{", bfloat16 autocast" * options.amp}{", channels last" * options.channels_last}.
 
