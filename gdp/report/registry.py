@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from gdp.report.report import Report
+from gdp.utils import unwrap_compiled
 
 _reports: WeakKeyDictionary[nn.Module, Report] = WeakKeyDictionary()  # nothing of gdp is stored on the network itself
 
@@ -15,10 +16,10 @@ def register_report(model: nn.Module, report: Report) -> None:
     """Keep the report of a network that was just cut for as long as the network lives.
 
     Args:
-        model: the network.
+        model: the network, compiled or not.
         report: of its removal; it takes the place of an earlier one.
     """
-    _reports[model] = report
+    _reports[unwrap_compiled(model)] = report
 
 
 def report_of(model: nn.Module) -> Report | None:
@@ -27,4 +28,4 @@ def report_of(model: nn.Module) -> Report | None:
     Args:
         model: the network itself; a copy of it is not recognised.
     """
-    return _reports.get(model)
+    return _reports.get(unwrap_compiled(model))

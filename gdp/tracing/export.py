@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
 from gdp.tracing.batch_norm_shape import BatchNormShapeMode
-from gdp.utils import Inputs, compiled_calls_removed, first_line, in_mode, source_line
+from gdp.utils import Inputs, attributes_put_back, compiled_calls_removed, first_line, in_mode, source_line
 
 
 @contextmanager
@@ -60,9 +60,9 @@ def exported(model: nn.Module, inputs: Inputs, training: bool = False) -> Export
             the network's source.
     """
     with ExitStack() as stack:
-        for context in (in_mode(model, training), torch.no_grad(), compiled_calls_removed(model)):
+        for context in (in_mode(model, training), torch.no_grad(), attributes_put_back(model)):
             stack.enter_context(context)
-        for context in (_no_garbage_collection(), _no_graph_left_in_torch()):
+        for context in (compiled_calls_removed(model), _no_garbage_collection(), _no_graph_left_in_torch()):
             stack.enter_context(context)
         try:
             with BatchNormShapeMode():

@@ -5,7 +5,7 @@ from gdp.utils.distributed import all_ranks, broadcast_from_rank_zero
 from gdp.utils.files import AnyPath, check_intact, read_checked, write_atomically
 from gdp.utils.fvcore_flops import count_and_run, count_flops, count_parameters
 from gdp.utils.inputs import Inputs, as_input_tuple, clone_inputs, double_batch, match_weights, randomize_inputs
-from gdp.utils.module_state import compiled_calls_removed, in_mode, run_forward
+from gdp.utils.module_state import attributes_put_back, compiled_calls_removed, in_mode, run_forward
 from gdp.utils.module_types import CONV, NORM
 from gdp.utils.names import (
     GATE_SUFFIX,
@@ -30,6 +30,7 @@ __all__ = [
     "Inputs",
     "all_ranks",
     "as_input_tuple",
+    "attributes_put_back",
     "broadcast_from_rank_zero",
     "check_intact",
     "check_ungated",

@@ -47,7 +47,6 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
             undo.callback(numpy.random.set_state, numpy.random.get_state())
         # modes and buffers
         for module in model.modules():
-            undo.callback(_put_back_attributes, module, dict(vars(module)))
             undo.callback(setattr, module, "training", module.training)
             for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
                 undo.callback(_put_back, module, name, buffer, buffer.detach().clone())
@@ -55,14 +54,25 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
         yield
 
 
-def _put_back_attributes(module: nn.Module, before: dict[str, Any]) -> None:
-    """Put tensors back that `forward` keeps as plain attributes: under torch.export it leaves fake ones there."""
-    now = vars(module)
-    for name in [n for n, value in now.items() if isinstance(value, Tensor) and value is not before.get(n)]:
-        if name in before:
-            now[name] = before[name]
-        else:
-            del now[name]
+@contextmanager
+def attributes_put_back(model: nn.Module) -> Iterator[None]:
+    """Undo what `forward` sets in plain attributes, where it runs on tensors without data.
+
+    A cached tensor would be a fake one from then on, and the flag or the size beside it would say that it is good. So
+    every attribute is put back, and a new one is deleted. After a forward on real data a cache is valid; it stays.
+
+    Args:
+        model: the network.
+    """
+    before = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            now = vars(module)
+            for name in [n for n in now if n not in attributes]:
+                del now[name]
+            now.update(attributes)
 
 
 @torch.no_grad()

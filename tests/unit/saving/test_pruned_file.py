@@ -64,6 +64,17 @@ def test_a_module_around_the_network_can_be_saved_too(tmp_path):
     assert torch.equal(again(X), holder(X))
 
 
+def test_a_compiled_network_can_be_saved_too(tmp_path):
+    net = torch.compile(Chain())
+    graph = gdp.trace(net, X)
+    gates = gdp.insert_gates(net, graph)
+    gates.close(graph.groups[0].name, [1])
+    gdp.remove(net, graph, gates)
+    gdp.save_pruned(net, tmp_path / "small.pt")
+    again = gdp.load_pruned(Chain(), tmp_path / "small.pt")
+    assert [p.shape for p in again.parameters()] == [p.shape for p in net.parameters()]
+
+
 def test_a_copy_needs_its_report(tmp_path):
     net = pruned(Chain())
     report = gdp.report.report_of(net)

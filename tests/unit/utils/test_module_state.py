@@ -3,12 +3,14 @@
 import copy
 
 import numpy as np
+import pytest
 import torch
 from helpers.small_net import Net, X, prune
 from torch import nn
 
 import gdp
 from gdp.surgery import freeze_uncuttable_groups
+from gdp.utils import run_forward
 
 
 def test_inputs_and_buffers_changed_by_forward_are_put_back():
@@ -50,3 +52,59 @@ def test_the_generator_of_numpy_is_left_alone():
     after = np.random.rand()
     np.random.seed(0)
     assert np.random.rand() == after
+
+
+class CachedBySize(nn.Module):
+    """Makes a tensor once for every size; both lie in plain attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+        self.size, self.grid = None, torch.empty(0)
+
+    def forward(self, x):
+        if self.size != x.shape[-1]:
+            self.size, self.grid = x.shape[-1], torch.arange(x.shape[-1] - 4.0)
+        return self.b(self.a(x).relu()) + self.grid
+
+
+class CachedByFlag(nn.Module):
+    """The cached tensor is not there before the first forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.ready = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), False
+
+    def forward(self, x):
+        if not self.ready:
+            self.mask, self.ready = torch.full((4, 1, 1), 0.5), True
+        return self.b(self.a(x).relu()) * self.mask
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("make", [CachedBySize, CachedByFlag])
+def test_a_cache_in_plain_attributes_fits_the_flag_beside_it(make, warm):
+    net, x = make(), torch.randn(2, 3, 8, 8)
+    if warm:
+        run_forward(net, (x,))
+    before = dict(vars(net))
+    graph = gdp.trace(net, x)
+    assert vars(net) == before
+    assert gdp.check(net, x).groups and graph.groups
+    expected = net(x)
+    gates = gdp.insert_gates(net, graph)
+    gates.close("a", [1, 2])
+    gdp.remove(net, graph, gates)
+    assert net.a.weight.shape[0] == 6 and net(x).shape == expected.shape
+
+
+def test_a_weight_that_a_hook_computes_has_its_new_size_after_removal():
+    net, x = (
+        nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 8, 3)), nn.ReLU(), nn.Conv2d(8, 4, 3)),
+        torch.randn(1, 3, 8, 8),
+    )
+    graph = gdp.trace(net, x)
+    gates = gdp.insert_gates(net, graph)
+    gates.close("0", [1, 2, 5])
+    gdp.remove(net, graph, gates)
+    assert net[0].weight.shape == net[0].weight_v.shape == (5, 3, 3, 3)
