@@ -1,7 +1,8 @@
 """Cut networks: in a dry run, during training and for good; every cut is verified and can be undone."""
 
 from gdp.surgery.check import check, freeze_uncuttable_groups, freeze_untrained_readers
-from gdp.surgery.cut import Undo, check_plan_fits, cut, keep_entries
+from gdp.surgery.cut import check_plan_fits, cut
+from gdp.surgery.entries import Undo, keep_entries
 from gdp.surgery.remove import fold, remove
 from gdp.surgery.remove_zeros import remove_zeros
 from gdp.surgery.shrink import check_optimizers_cuttable, cut_channels, cuttable_optimizers, plan_for, shrink

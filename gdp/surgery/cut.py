@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
 from gdp.graph import CutPlan
 from gdp.surgery.constant import replace_branch_with_constant
+from gdp.surgery.entries import Undo, keep_entries
+from gdp.surgery.optimizers import check_optimizers, cut_optimizer_state
 from gdp.utils import CONV, NORM, named_tensors, under_plain_names
 
-Undo = Callable[[], None]
 SizesOf = Callable[[Any, int], dict[str, Any]]  # module, groups left -> attributes that hold sizes, and their values
-
-
-def keep_entries(tensor: Tensor, keep: dict[int, tuple[int, ...]]) -> Tensor:
-    """Return the kept entries of a tensor, in the memory format it had.
-
-    Args:
-        tensor: of any shape.
-        keep: dimension -> indices along it that stay, ascending.
-    """
-    out = tensor
-    for dim, kept in keep.items():
-        out = out.index_select(dim, torch.tensor(kept, device=tensor.device))
-    channels_last = (
-        tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-    )
-    return out.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def cut(model: nn.Module, plan: CutPlan, optimizers: Iterable[Optimizer] = ()) -> Undo:
     """Cut a network by a plan, in place; return what puts everything back.
 
     Parameters keep their identity. Optimizer state of the shape of its parameter (momentum, Adam's moments) is cut by
-    the same indices.
+    the same indices, that of optimizers within optimizers included.
 
     Args:
         model: the network.
@@ -64,13 +47,9 @@ def cut(model: nn.Module, plan: CutPlan, optimizers: Iterable[Optimizer] = ()) -
 
     # cut tensors, their gradients and optimizer state, then set the sizes that modules hold, then replace branches
     with ExitStack() as undo:
+        undo.callback(cut_optimizer_state(tensors, plan, optimizers))
         for name, keep in plan.keep.items():
             tensor = tensors[name]
-            for state in (o.state[tensor] for o in optimizers if tensor in o.state):
-                for key, value in state.items():
-                    if isinstance(value, Tensor) and value.numel() > 1:
-                        undo.callback(state.__setitem__, key, value)
-                        state[key] = keep_entries(value, keep)
             grad = tensor.grad if tensor.is_leaf else None
             undo.callback(_replace_data, tensor, tensor.data, grad)
             _replace_data(tensor, keep_entries(tensor.data, keep), None if grad is None else keep_entries(grad, keep))
@@ -99,33 +78,6 @@ def _replace_data(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
         tensor.data = torch.empty(0, dtype=torch.float32 if data.dtype == torch.float64 else torch.float64)
     tensor.data = data
     tensor.grad = grad
-
-
-def check_optimizers(tensors: Mapping[str, Tensor], optimizers: Iterable[Optimizer]) -> None:
-    """Check that the state of optimizers can be cut by the indices of the parameters.
-
-    Args:
-        tensors: the parameters that are to be cut, by name.
-        optimizers: whose state is checked; those that hold none of the parameters pass.
-
-    Raises:
-        GDPError: there is state that is no number and has another shape than its parameter.
-    """
-    names = {id(tensor): name for name, tensor in tensors.items()}
-    for optimizer in optimizers:
-        if not any(id(p) in names for group in optimizer.param_groups for p in group["params"]):
-            continue
-        for tensor, state in optimizer.state.items():  # LBFGS keeps that of all parameters with the first
-            for key, value in state.items():
-                sizes = [tuple(t.shape) for t in tree_leaves(value) if isinstance(t, Tensor)]
-                fits = isinstance(value, Tensor) and value.shape == tensor.shape
-                if any(math.prod(size) > 1 for size in sizes) and not fits:
-                    raise GDPError(
-                        f"{type(optimizer).__name__} keeps {key!r} of shape {', '.join(map(str, sizes[:3]))} for "
-                        f"{names.get(id(tensor), 'a parameter')} of shape {tuple(tensor.shape)}; gdp can cut state of "
-                        "the parameter's own shape only (momentum, Adam's moments). Cut when training is over, "
-                        "GDPCallback(shrink='end'), or make a new optimizer for the small network."
-                    )
 
 
 def check_plan_fits(plan: CutPlan, model: nn.Module) -> None:

@@ -16,7 +16,7 @@ from gdp.errors import GDPError
 from gdp.gates import Gates
 from gdp.graph import ChannelGraph, CutPlan
 from gdp.report import Report, register_report, report_of
-from gdp.surgery.cut import Undo
+from gdp.surgery.entries import Undo
 from gdp.surgery.shrink import cut_network_and_copies, plan_for
 from gdp.surgery.verify import change_and_verify
 from gdp.utils import count_flops, count_parameters, under_plain_names

@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 from gdp.errors import GDPError
 from gdp.gates import Gates
 from gdp.graph import CutPlan
-from gdp.surgery.cut import Undo, check_optimizers, cut
+from gdp.surgery.cut import cut
+from gdp.surgery.entries import Undo
+from gdp.surgery.optimizers import check_optimizers
 from gdp.surgery.verify import change_and_verify
 from gdp.utils import named_tensors
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gdp.errors import GDPError
-from gdp.surgery.cut import Undo
+from gdp.surgery.entries import Undo
 from gdp.utils import (
     Difference,
     Inputs,

@@ -4,7 +4,15 @@ from gdp.utils.difference import Difference, finite_weights, in_float64
 from gdp.utils.distributed import all_ranks, broadcast_from_rank_zero
 from gdp.utils.files import AnyPath, check_intact, read_checked, write_atomically
 from gdp.utils.fvcore_flops import count_and_run, count_flops, count_parameters
-from gdp.utils.inputs import Inputs, as_input_tuple, clone_inputs, double_batch, match_weights, randomize_inputs
+from gdp.utils.inputs import (
+    Inputs,
+    as_input_tuple,
+    clone_inputs,
+    double_batch,
+    map_tensors,
+    match_weights,
+    randomize_inputs,
+)
 from gdp.utils.module_state import attributes_put_back, compiled_calls_removed, in_mode, run_forward
 from gdp.utils.module_types import CONV, NORM
 from gdp.utils.names import (
@@ -47,6 +55,7 @@ __all__ = [
     "in_mode",
     "is_compiled",
     "is_user_file",
+    "map_tensors",
     "match_weights",
     "named_tensors",
     "parameter_shapes",

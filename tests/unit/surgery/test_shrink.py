@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.comparison import close_some
 from helpers.networks import NETS, Blocks, Chain, Literal, inputs
+from helpers.optimizers import Lookahead, ScheduleFree, SharedState
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_leaves
@@ -48,6 +49,10 @@ OPTIMIZERS = {
     "rmsprop": lambda p: torch.optim.RMSprop(p, 1e-3, momentum=0.9, centered=True),
     "adagrad": lambda p: torch.optim.Adagrad(p, 1e-3),
     "adamax": lambda p: torch.optim.Adamax(p, 1e-3),
+    "lookahead": lambda p: Lookahead(torch.optim.Adam(p, 1e-3), every=2),
+    "lookahead in lookahead": lambda p: Lookahead(Lookahead(torch.optim.SGD(p, 1e-3, momentum=0.9)), every=2),
+    "state shared with a list of optimizers": lambda p: SharedState(p, lr=1e-3, momentum=0.9),
+    "schedule-free": lambda p: ScheduleFree(p),
 }
 
 
@@ -85,7 +90,7 @@ def trained(make, on_the_way: bool, optimizer="nesterov", blocks=False, x=None, 
         train(net, x, adjust)
         sizes.append(sum(p.numel() for p in net.parameters()))
         for p in parameters:
-            assert all(v.shape == p.shape for v in adjust.state.get(p, {}).values() if v.dim())
+            assert all(v.shape == p.shape for v in tree_leaves(adjust.state.get(p, {})) if v.dim())
     report = gdp.remove(net, graph, gates, [adjust])
     if not blocks:
         assert [id(p) for p in net.parameters()] == [id(p) for p in parameters]
