@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
-from pytorch_lightning.utilities import CombinedLoader
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
-from gdp.errors import GDPError
 from gdp.gates import fold_copies
-from gdp.lightning.compat import rank_zero_info, rank_zero_warn, training_data, trains_in_this_process
+from gdp.lightning.compat import rank_zero_info, rank_zero_warn, trains_in_this_process
+from gdp.lightning.first_batch import first_batch
 from gdp.lightning.network import example_inputs
 from gdp.lightning.options import PruningOptions
 from gdp.lightning.unsupported import is_finetuned
@@ -21,7 +20,9 @@ from gdp.surgery import cuttable_optimizers, fold, freeze_uncuttable_groups, fre
 from gdp.tracing import trace
 
 
-def build_pruner(trainer: Any, module: nn.Module, name: str, network: nn.Module, options: PruningOptions) -> Pruner:
+def build_pruner(
+    trainer: Any, module: nn.Module, name: str, network: nn.Module, options: PruningOptions, undo: ExitStack
+) -> Pruner:
     """Trace the network, try every cut, and put gates in.
 
     Args:
@@ -30,13 +31,14 @@ def build_pruner(trainer: Any, module: nn.Module, name: str, network: nn.Module,
         name: plain name of the network in it.
         network: the network.
         options: what the user asked for.
+        undo: takes what leaves the source of the training batches as it was.
 
     Raises:
         GDPError: nothing can be pruned, the target is out of reach, or there is no example input.
     """
     # what the network gets to see
     array: Any = getattr(module, "example_input_array", None)
-    batch = None if array is not None else _first_batch(trainer)
+    batch = None if array is not None else first_batch(trainer, undo)
     inputs = example_inputs(module, name, array, batch)
 
     # what can be cut; names may be given as the training module has them
@@ -60,20 +62,6 @@ def build_pruner(trainer: Any, module: nn.Module, name: str, network: nn.Module,
         f"{channels} channels in {len(graph.groups)} groups can go, {parts}."
     )
     return pruner
-
-
-def _first_batch(trainer: Any) -> Any:
-    """Return the first training batch, made in the main process; random generators are left as they were."""
-    with isolate_rng():
-        loader = training_data(trainer).dataloader()
-        if type(loader).__name__ != "CombinedLoader":  # which there is in both import families
-            loader = CombinedLoader(loader, "max_size_cycle")
-        for batch, _, _ in loader:
-            return batch
-    raise GDPError(
-        "The training loader is empty, so there is no example input to trace the network with. Check the loader, or "
-        "set `self.example_input_array` in the LightningModule."
-    )
 
 
 def abandon(pruner: Pruner) -> None:

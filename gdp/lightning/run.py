@@ -54,6 +54,7 @@ class PruningRun:
         self._closed: Tensor | None = None  # channels that were cut in all
         self._after: CheckpointState | None = None  # what checkpoints say after the cut
         self._extended_hooks = ExitStack()  # hooks of the module; closing it restores them
+        self._data = ExitStack()  # the same for the source of the training batches
 
     # Gates go in when the module is complete, after its own `setup` and `configure_model`, and before a checkpoint is
     # restored and the strategy wraps it; what was cut by then goes before the weights are loaded. Lightning calls no
@@ -110,7 +111,7 @@ class PruningRun:
             )
             return
         self.report, self._closed, self._after, self._writer = None, None, None, TensorBoardWriter()
-        self.pruner = build_pruner(trainer, module, name, network, self.options)
+        self.pruner = build_pruner(trainer, module, name, network, self.options, self._data)
 
     def _is_small(self, network: nn.Module) -> bool:
         """Return whether this run has pruned the network."""
@@ -279,6 +280,7 @@ class PruningRun:
         self.show_parameters(False)
         self._close_held_out()
         self._extended_hooks.close()
+        self._data.close()
         if self.pruner is not None and self.pruner.steps == 0:
             self._give_up()
 
