@@ -41,6 +41,8 @@ class GDPCallback(Callback):
         round_to: channels that are kept come in multiples of this number (or all of a group); the target still holds.
         shrink: when closed channels are cut: "epoch", at the end of every epoch, so that training gets cheaper as it
             goes; a number of optimizer steps; or "end", when training is over.
+        example: what the network's own forward takes: one tensor, or a tuple of positional inputs. Default: what the
+            LightningModule hands to the network of its `example_input_array` or of the first batch.
 
     Attributes:
         options: the arguments.
@@ -62,9 +64,11 @@ class GDPCallback(Callback):
         min_channels: int | float = 1,  # both named: LightningCLI would make 1.0, all channels, of an int
         round_to: int = 1,
         shrink: Literal["epoch", "end"] | int = "epoch",
+        example: Tensor | tuple[Any, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.options = PruningOptions(target_flops, module, ignore, method, blocks, min_channels, round_to, shrink)
+        widths = (min_channels, round_to)
+        self.options = PruningOptions(target_flops, module, ignore, method, blocks, *widths, shrink, example)
         self.run = PruningRun(self.options, self.state_key)
 
     @property

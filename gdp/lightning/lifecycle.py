@@ -18,6 +18,7 @@ from gdp.report import Report
 from gdp.selection import WidthConstraints, latency_model
 from gdp.surgery import cuttable_optimizers, fold, freeze_uncuttable_groups, freeze_untrained_readers, remove
 from gdp.tracing import trace
+from gdp.utils import as_input_tuple
 
 
 def build_pruner(
@@ -38,8 +39,10 @@ def build_pruner(
     """
     # what the network gets to see
     array: Any = getattr(module, "example_input_array", None)
-    batch = None if array is not None else first_batch(trainer, undo)
-    inputs = example_inputs(module, name, array, batch)
+    if options.example is not None:
+        inputs = as_input_tuple(options.example)
+    else:
+        inputs = example_inputs(module, name, array, None if array is not None else first_batch(trainer, undo))
 
     # what can be cut; names may be given as the training module has them
     ignore = [p.removeprefix(f"{name}.") if isinstance(p, str) and name else p for p in options.ignore]

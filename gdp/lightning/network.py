@@ -92,7 +92,8 @@ def example_inputs(module: nn.Module, name: str, array: Any, batch: Any) -> Inpu
         f"No example input for {type(network).__name__} was found in "
         f"{'example_input_array' if array is not None else 'the first training batch, ' + _describe(batch)}"
         f"{f' ({type(error).__name__}: {str(error).splitlines()[0]})' if error is not None and str(error) else ''}. "
-        f"Set `self.example_input_array` in {type(module).__name__} to what its forward or the network takes."
+        f"Set `self.example_input_array` in {type(module).__name__} to what its forward takes, or give gdp what the "
+        "network takes: GDPCallback(example=...)."
     ) from error
 
 

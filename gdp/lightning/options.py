@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
 from gdp.methods import MethodName, PruningMethod, resolve_method
@@ -27,6 +31,7 @@ class PruningOptions:
     min_channels: int | float = 1
     round_to: int = 1
     shrink: str | int = "epoch"
+    example: Any = None
 
     def __post_init__(self) -> None:
         check_target(self.target_flops)
@@ -39,6 +44,7 @@ class PruningOptions:
             raise GDPError(
                 f"Expected `shrink` to be 'epoch', 'end' or a number of optimizer steps, but got {self.shrink!r}."
             )
+        _check_example(self.example)
         object.__setattr__(self, "ignore", tuple(self.ignore))
         object.__setattr__(self, "method", resolve_method(self.method))
 
@@ -46,3 +52,22 @@ class PruningOptions:
     def pruning_method(self) -> PruningMethod:
         """The method, whichever way it was named."""
         return resolve_method(self.method)
+
+
+def _check_example(example: Any) -> None:
+    """Check that an example input of the network holds numbers.
+
+    Args:
+        example: one tensor, or a tuple or list of positional inputs; None if there is none.
+
+    Raises:
+        GDPError: it is neither, or of the device 'meta'.
+    """
+    if example is None:
+        return
+    tensors = [t for t in tree_leaves(example) if isinstance(t, Tensor)]
+    if not isinstance(example, Tensor | list | tuple) or not tensors or any(t.is_meta for t in tensors):
+        raise GDPError(
+            "Expected `example` to be what the network's forward takes, one tensor with numbers or a tuple of inputs "
+            f"(torch.randn(1, 64)), but got {'a tensor on the device meta' if tensors else repr(example)}."
+        )
