@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,6 +85,7 @@ class ChannelGraph:
         inputs: the example input that the network was traced with, as a tuple of positional inputs.
         blocks: residual branches that may be removed as a whole; empty unless they were asked for.
         private_weights: plain names of the weights that only their own layer computes with.
+        held: the groups, by name, that keep all of their channels though `forward` could do without, with the reason.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -94,6 +95,7 @@ class ChannelGraph:
     inputs: tuple[Any, ...]
     blocks: tuple[ResidualBranch, ...] = ()
     private_weights: frozenset[str] = frozenset()
+    held: tuple[Frozen, ...] = ()
 
     def __getitem__(self, name: str) -> ChannelGroup:
         """Return a channel group.
@@ -151,8 +153,31 @@ class ChannelGraph:
             groups=tuple(g for g in self.groups if g.name not in names),
             frozen=(*self.frozen, *newly_frozen),
             flops=fewer_flops,
+            held=tuple(h for h in self.held if h.name not in names),
         )
         return fewer_groups.with_blocks(tuple(b for b in self.blocks if not names & set(b.groups)))
+
+    def hold_open(self, reasons: Mapping[str, str]) -> ChannelGraph:
+        """Return the graph with all channels of some groups held open. The groups stay in it, with their gates.
+
+        Residual branches that hold one of these groups are no longer removed as a whole.
+
+        Args:
+            reasons: name of a group -> why it stays, in words; other names are ignored.
+        """
+        free = [g for g in self.groups if g.name in reasons and g.name not in {h.name for h in self.held}]
+        held = tuple(Frozen(g.name, g.tensors[0].index.numel(), reasons[g.name]) for g in free)
+        blocks = tuple(b for b in self.blocks if not reasons.keys() & set(b.groups))
+        return replace(self, held=self.held + held).with_blocks(blocks)
+
+    def is_held(self, group: ChannelGroup) -> bool:
+        """Return whether all channels of a group are held open."""
+        return any(group.name == held.name for held in self.held)
+
+    @property
+    def staying(self) -> tuple[Frozen, ...]:
+        """The channels that must stay, those that are held open among them."""
+        return self.frozen + self.held
 
     def with_blocks(self, blocks: tuple[ResidualBranch, ...]) -> ChannelGraph:
         """Return the graph with these residual branches, and no others, allowed to be removed as a whole.
@@ -181,4 +206,4 @@ class ChannelGraph:
 
     def reasons(self) -> str:
         """Return the frozen channels and their reasons, one line per layer, for messages."""
-        return "\n".join(f"  {f.name} ({f.channels} channels): {f.reason}" for f in self.frozen)
+        return "\n".join(f"  {f.name} ({f.channels} channels): {f.reason}" for f in self.staying)

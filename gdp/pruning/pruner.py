@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,18 +15,13 @@ from gdp.gates import gate_gradients, held_out_gradients, insert_gates
 from gdp.graph import ChannelGraph, FlopModel
 from gdp.methods import Polar, PruningMethod, StepContext, Window
 from gdp.pruning.finite_guard import FiniteGuard
-from gdp.pruning.resume_check import check_same_run
+from gdp.pruning.pruner_state import load_pruner_state, pruner_state
 from gdp.report import History
 from gdp.selection import WidthConstraints, allowed_fraction, check_reachable, check_target, select_for_schedule
-from gdp.surgery import Undo, cut_channels, shrink
+from gdp.surgery import Undo, shrink
 from gdp.utils import broadcast_from_rank_zero
 
 EVERYTHING = 2.0  # a fraction of the FLOPs that allows all channels
-# what a resumed run takes over as it is
-PROGRESS = [
-    *("steps", "total_steps", "done", "lagrange_multiplier", "last_selection_step", "selected_fraction"),
-    *("window_opens_at", "open_counts", "keep_mask"),
-]
 
 
 class Pruner:
@@ -90,6 +85,22 @@ class Pruner:
         self.open_counts, self.selected_fraction = self.gates.open_counts, EVERYTHING
         self.keep_mask: Tensor | None = None
         self.last_selection_step, self.last_gradient_step, self.window_opens_at = 0, -1, 0
+
+    def hold_open(self, reasons: Mapping[str, str]) -> None:
+        """Keep all channels of some groups, before any were chosen. Their gates stay in the network, at 1.
+
+        Args:
+            reasons: name of a group -> why it stays, in words; other names are ignored.
+
+        Raises:
+            GDPError: the target is out of reach then; nothing is changed.
+        """
+        graph = self.graph.hold_open(reasons)
+        cost = replace(graph, flops=self.cost).with_blocks(graph.blocks).flops
+        constraints = self.constraints.following(graph)
+        check_reachable(replace(graph, flops=cost), self.target_flops, constraints)
+        self.cost = graph.flops if self.cost is self.graph.flops else cost
+        self.graph, self.gates.graph, self.constraints = graph, graph, constraints
 
     @property
     def window(self) -> Window:
@@ -259,15 +270,8 @@ class Pruner:
         self.keep_mask = None if self.keep_mask is None else self.keep_mask.to(device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything a resumed run needs: tensors, numbers and bools."""
-        return {
-            "target_flops": self.target_flops,
-            "method": type(self.method).__name__,
-            "method_state": self.method_state,
-            "gates": self.gates.state_dict(),
-            "cost": self.cost.coef,
-            **{name: getattr(self, name) for name in PROGRESS},
-        }
+        """Return everything a resumed run needs: tensors, numbers, bools and strings."""
+        return pruner_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; `resume()` lets the gates act.
@@ -277,18 +281,7 @@ class Pruner:
         Raises:
             GDPError: it was taken with another network, other frozen parts, another target or another method.
         """
-        check_same_run(state, self.state_dict())
-        removed = state["gates"]["removed"].cpu()
-        if not torch.equal(removed, self.gates.removed):
-            cut_channels(self.gates, removed)
-        if self.cost is not self.graph.flops:  # times would be others if they were measured again
-            self.cost = replace(self.cost, coef=state["cost"].cpu())
-        for name in PROGRESS:
-            setattr(self, name, state[name])
-        self.open_counts = self.open_counts.cpu()
-        self.gates.load_state_dict(state["gates"])
-        self.method_state = dict(state["method_state"])
-        self.to(self.gates.gate_param.device)
+        load_pruner_state(self, state)
 
     def resume(self) -> None:
         """Let loaded gates act, in float32, once the network is on its device and the user's optimizers exist."""

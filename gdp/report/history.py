@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -75,6 +76,14 @@ class History:
                 del line[1::2]
                 if (self._seen - 1) % self.interval:
                     line.append(entry)
+
+    def of_groups(self, places: Sequence[int]) -> History:
+        """Return the history with the open channels of some groups alone.
+
+        Args:
+            places: of the groups among all.
+        """
+        return replace(self, open_counts=[[counts[place] for place in places] for counts in self.open_counts])
 
     @property
     def _lines(self) -> tuple[list[Any], ...]:

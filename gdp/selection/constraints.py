@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, gcd
 
 import numpy as np
@@ -58,9 +58,18 @@ class WidthConstraints:
         least = torch.tensor([max(n, 1) for n in asked], dtype=torch.long)
         min_width = torch.minimum(-(-least // divisor) * divisor, sizes)
 
+        return cls(sizes, min_width, divisor).following(graph)
+
+    def following(self, graph: ChannelGraph) -> WidthConstraints:
+        """Return the constraints with all channels kept that a graph holds open, and with its residual branches.
+
+        Args:
+            graph: of the same network.
+        """
+        held = torch.tensor([graph.is_held(group) for group in graph.groups], dtype=torch.bool)
         number = {group.name: i for i, group in enumerate(graph.groups)}
         blocks = tuple(torch.tensor([number[name] for name in branch.groups]) for branch in graph.blocks)
-        return cls(sizes, min_width, divisor, blocks)
+        return replace(self, min_width=torch.where(held, self.sizes, self.min_width), blocks=blocks)
 
     def round_down(self, open_counts: Tensor) -> Tensor:
         """Return the largest legal counts that are no larger than some counts, but at least the smallest legal ones.

@@ -95,18 +95,19 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
 
     # report, cuts that were made during training included
     difference, earlier = difference.maximum(gates.difference), report_of(model)
+    pruned = [i for i, group in enumerate(graph.groups) if not graph.is_held(group)]
     report = Report(
         flops_before=graph.flops.dense,
         flops_after=flops_after,
         flops_predicted=predicted,
         params_before=params_before,
         params_after=count_parameters(model),
-        groups=tuple((g.name, kept, g.size) for g, kept in zip(graph.groups, opened.tolist(), strict=True)),
-        frozen=graph.frozen,
+        groups=tuple((graph.groups[i].name, int(opened[i]), graph.groups[i].size) for i in pruned),
+        frozen=graph.staying,
         max_abs=difference.absolute,
         max_rel=difference.relative,
         blocks=tuple(branch.name for branch in plan.blocks),
-        history=gates.history,
+        history=gates.history.of_groups(pruned),
         plan=plan if earlier is None else plan.compose(earlier.plan),
     )
     register_report(model, report)

@@ -162,3 +162,61 @@ def test_the_history_of_a_long_window_ends_as_the_report_does():
     assert report.history.interval > 1 and LIMIT // 2 <= len(report.history.steps) <= LIMIT
     assert report.history.steps[-1] == pruner.window.end
     assert_history_is_of(report.history, report)
+
+
+def finished(make, reasons, target, blocks=False, steps=60, **kw):
+    """A network after a whole run in which some groups are held open, its pruner and its report."""
+    torch.manual_seed(0)
+    net = randomize(make())
+    pruner = gdp.Pruner(net, gdp.trace(net, X, blocks=blocks), target, steps, **kw)
+    pruner.hold_open(reasons)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
+    train(net, pruner, optimizer, steps)
+    return net, pruner, gdp.remove(net, pruner.graph, pruner.gates, [optimizer])
+
+
+@pytest.mark.parametrize("kw", [{}, {"blocks": True}, {"method": gdp.Polar(end=0.4)}], ids=str)
+def test_groups_that_are_held_open_keep_all_channels_and_the_others_meet_the_target(kw):
+    _, pruner, report = finished(Residual, {"a.0": "something else reads it"}, 0.6, **kw)
+    assert pruner.done and report.flops_after == report.flops_predicted and 0.55 <= report.remaining <= 0.6
+    assert "a.0" not in [name for name, *_ in report.groups]
+    assert [(f.channels, f.reason) for f in report.frozen if f.name == "a.0"] == [(6, "something else reads it")]
+    assert "a.0.weight" not in report.plan.keep or 0 not in report.plan.keep["a.0.weight"]
+    assert report.history.open_counts[-1] == [kept for _, kept, _ in report.groups]
+
+
+def test_a_target_that_is_out_of_reach_with_what_is_held_open_is_refused_and_nothing_changes():
+    net = Residual()
+    pruner = gdp.Pruner(net, gdp.trace(net, X), 0.3, 60)
+    before = pruner.graph, pruner.constraints, pruner.cost
+    reasons = {group.name: "something else reads it" for group in pruner.graph.groups}
+    with pytest.raises(gdp.GDPError, match=r"out of reach(.|\n)*a\.0 \(6 channels\): something else reads it"):
+        pruner.hold_open(reasons)
+    assert (pruner.graph, pruner.constraints, pruner.cost) == before and pruner.gates.graph is pruner.graph
+
+
+def test_a_budget_in_time_knows_what_is_held_open():
+    torch.manual_seed(0)
+    net = randomize(Residual())
+    graph = gdp.trace(net, X)
+    pruner = gdp.Pruner(net, graph, 0.7, 60, cost=gdp.selection.latency_model(net, graph))
+    coef = pruner.cost.coef
+    pruner.hold_open({"a.0": "something else reads it"})
+    assert torch.equal(pruner.cost.coef, coef)
+    train(net, pruner, torch.optim.SGD(net.parameters(), 0.01), 60)
+    assert pruner.open_counts[[g.name for g in graph.groups].index("a.0")] == 6 and pruner.remaining <= 0.7
+
+
+def test_what_is_held_open_is_so_in_a_resumed_run():
+    torch.manual_seed(0)
+    net = randomize(Residual())
+    graph = gdp.trace(net, X)
+    other = copy.deepcopy(net)
+    first = gdp.Pruner(net, graph, 0.6, 60)
+    first.hold_open({"a.0": "something else reads it"})
+    second = gdp.Pruner(other, graph, 0.6, 60)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert second.graph.held == first.graph.held
+    for model, pruner in ((net, first), (other, second)):
+        train(model, pruner, torch.optim.SGD(model.parameters(), 0.01), 60)
+    assert torch.equal(first.gates.gate_param, second.gates.gate_param) and first.done
