@@ -85,6 +85,7 @@ class ChannelGraph:
         inputs: the example input that the network was traced with, as a tuple of positional inputs.
         blocks: residual branches that may be removed as a whole; empty unless they were asked for.
         private_weights: plain names of the weights that only their own layer computes with.
+        unread: plain names of the parameters that `forward` never reads, those of ignored layers left out.
         held: the groups, by name, that keep all of their channels though `forward` could do without, with the reason.
     """
 
@@ -95,6 +96,7 @@ class ChannelGraph:
     inputs: tuple[Any, ...]
     blocks: tuple[ResidualBranch, ...] = ()
     private_weights: frozenset[str] = frozenset()
+    unread: frozenset[str] = frozenset()
     held: tuple[Frozen, ...] = ()
 
     def __getitem__(self, name: str) -> ChannelGroup:

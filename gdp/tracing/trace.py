@@ -78,9 +78,12 @@ def trace(
         flipped = group_channels(_traced(programs, names, ignored, TraceState(shapes, settable, stuck)), inputs)
         graph = max((graph, flipped), key=lambda g: sum(group.size for group in g.groups))
 
-    # weights that only their own layers use, and residual branches
-    private = frozenset() if differs and len(programs) == 1 else _used_by_their_layers(programs, names)
-    graph = replace(graph, private_weights=private)
+    # weights that only their own layers use, parameters that nothing uses, and residual branches
+    if not differs or len(programs) > 1:
+        uses = _uses_of_parameters(programs, names)
+        private = frozenset(name for name, alone in uses.items() if alone)
+        unread = {names[name] for name in under_plain_names(model.named_parameters())} - uses.keys() - ignored.keys()
+        graph = replace(graph, private_weights=private, unread=frozenset(unread))
     return graph.with_blocks(find_residual_branches(programs[0], graph, model)) if blocks else graph
 
 
@@ -158,8 +161,8 @@ def _exported_for_training(model: nn.Module, inputs: tuple[Any, ...]) -> list[Ex
     return []
 
 
-def _used_by_their_layers(programs: Sequence[ExportedProgram], names: dict[str, str]) -> frozenset[str]:
-    """Return the parameters that no operator uses but those of the module which holds them.
+def _uses_of_parameters(programs: Sequence[ExportedProgram], names: dict[str, str]) -> dict[str, bool]:
+    """Return the parameters that an operator uses, and whether only those of the module do which holds them.
 
     Args:
         programs: the network, exported.
@@ -169,11 +172,11 @@ def _used_by_their_layers(programs: Sequence[ExportedProgram], names: dict[str, 
     for program in programs:
         for node in program.graph.nodes:
             stored = program.graph_signature.inputs_to_parameters.get(node.name) if node.op == "placeholder" else None
-            if stored is not None:
+            if stored is not None and node.users:
                 name = plain_name(stored)
                 alone = all(module_of(user) == name.rpartition(".")[0] for user in node.users)
                 used[names[name]] = used.get(names[name], True) and alone and names[name] == name
-    return frozenset(name for name, alone in used.items() if alone)
+    return used
 
 
 def _ignored_tensors(model: nn.Module, ignore: Sequence[str | type]) -> dict[str, str]:

@@ -216,3 +216,24 @@ def test_every_channel_is_in_one_group_or_frozen(name):
     }
     free = sum(1 for tensor, dim, _ in seen if dim == 0 and tensor in {f"{n}.weight" for n in layers})
     assert free + sum(f.channels for f in graph.frozen) == sum(len(m.weight) for m in layers.values())
+
+
+class WithUnread(nn.Module):
+    """A head that is there for other callers, a parameter that nobody reads, and a layer that trains alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+        self.neck, self.spare, self.aux = nn.Conv2d(8, 2, 1), nn.Parameter(torch.zeros(3)), nn.Conv2d(8, 2, 1)
+        self.tied = nn.Conv2d(3, 8, 3)
+        self.tied.weight = self.a.weight
+
+    def forward(self, x):
+        x = self.a(x)
+        return (self.b(x), self.aux(x)) if self.training else self.b(x)
+
+
+def test_parameters_that_forward_never_reads_are_known():
+    unread = gdp.trace(WithUnread(), torch.randn(1, 3, 8, 8)).unread
+    assert unread == {"neck.weight", "neck.bias", "spare", "tied.bias"}
+    assert gdp.trace(WithUnread(), torch.randn(1, 3, 8, 8), ignore=["neck"]).unread == {"spare", "tied.bias"}
