@@ -12,6 +12,7 @@ from torch import nn
 from gdp.graph import ChannelGraph, CutPlan, Frozen, ResidualBranch
 from gdp.report import Report
 from gdp.selection import WidthConstraints
+from gdp.surgery.bisect import Bisection
 from gdp.surgery.dry_run import DryRun, DryRunFailure, cut_and_compare, cut_branches_and_compare, dry_run
 from gdp.tracing import trace
 from gdp.utils import count_flops, count_parameters, under_plain_names
@@ -87,9 +88,22 @@ def _dry_run_all(model: nn.Module, graph: ChannelGraph) -> tuple[ChannelGraph, D
             beyond = outcome.flops - plain.flops.count(WidthConstraints.of(plain).smallest)
             graph = graph.with_dense_flops(graph.flops.dense + beyond)
             return _keep_removable_branches(model, graph) if graph.blocks else (graph, outcome)
-        for name, reason in _bisect_failing_groups(model, plain, names, outcome).items():
+        failing = Bisection(plain, partial(_dry_run_failure, model, plain), "forward").failing_groups(names, outcome)
+        for name, reason in failing.items():
             graph = graph.freeze([name], reason)
     return graph.with_dense_flops(count_flops(model, graph.inputs)), None
+
+
+def _dry_run_failure(model: nn.Module, graph: ChannelGraph, names: list[str]) -> DryRunFailure | None:
+    """Return why a dry run of some groups fails; None if it works.
+
+    Args:
+        model: the network.
+        graph: its channel groups.
+        names: of the groups that are cut.
+    """
+    outcome = dry_run(model, partial(cut_and_compare, model, graph, names))
+    return outcome if isinstance(outcome, DryRunFailure) else None
 
 
 def _keep_removable_branches(model: nn.Module, graph: ChannelGraph) -> tuple[ChannelGraph, DryRun]:
@@ -127,46 +141,6 @@ def _keep_removable_branches(model: nn.Module, graph: ChannelGraph) -> tuple[Cha
         outcome = dry_run_without(())
     assert isinstance(outcome, DryRun)  # this cut has worked in the dry run before
     return replace(graph, frozen=graph.frozen + refused), outcome
-
-
-def _bisect_failing_groups(
-    model: nn.Module, graph: ChannelGraph, names: list[str], failure: DryRunFailure
-) -> dict[str, str]:
-    """Return the groups on which a dry run fails, with the reason, by trying parts of them.
-
-    Args:
-        model: the network.
-        graph: its channel groups.
-        names: of the groups on which the dry run has failed.
-        failure: of that dry run.
-    """
-    if len(names) == 1:
-        return {names[0]: f"forward can't follow a cut: {_explain(failure, graph[names[0]].lines)}"}
-
-    # groups on whose line of source the error was raised are tried apart from the rest; else each half
-    found: dict[str, str] = {}
-    suspects = [n for n in names if failure.line and failure.line in graph[n].lines]
-    halves = (names[: len(names) // 2], names[len(names) // 2 :])
-    for part in (suspects, [n for n in names if n not in suspects]) if 0 < len(suspects) < len(names) else halves:
-        outcome = dry_run(model, partial(cut_and_compare, model, graph, part))
-        if isinstance(outcome, DryRunFailure):
-            found |= _bisect_failing_groups(model, graph, part, outcome)
-
-    # where no part fails by itself, all are to blame
-    together = f"forward can't follow a cut of these groups together: {_explain(failure, ())}"
-    return found or dict.fromkeys(names, together)
-
-
-def _explain(failure: DryRunFailure, lines: tuple[str, ...]) -> str:
-    """Return the reason with the line that raised the error, and at most two lines where a size may be written.
-
-    Args:
-        failure: of a dry run.
-        lines: of the user's source that hold a number of channels, as the trace has found them.
-    """
-    where = f", raised at {failure.line}" if failure.line else ""
-    written = [line for line in lines if line != failure.line]
-    return failure.reason + where + (f"; a size may be written at {' or at '.join(written[:2])}" if written else "")
 
 
 def freeze_untrained_readers(network: nn.Module, graph: ChannelGraph) -> ChannelGraph:
