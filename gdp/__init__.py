@@ -8,8 +8,7 @@ from gdp.methods import Annealed, Polar, PruningMethod
 from gdp.pruning import Pruner
 from gdp.report import Report
 from gdp.saving import load_checkpoint, load_pruned, save_pruned
-from gdp.surgery import check, remove, remove_zeros
-from gdp.tracing import trace
+from gdp.surgery import check, remove, remove_zeros, trace
 
 __version__ = "0.1.0"
 

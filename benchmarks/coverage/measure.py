@@ -18,6 +18,7 @@ from benchmarks.coverage.models import build, other_input, prepare
 from gdp.gates import Gates
 from gdp.selection import lowest_flops
 from gdp.surgery import freeze_uncuttable_groups
+from gdp.tracing import trace_channels
 from gdp.utils import count_flops
 
 TOLERANCE = 1e-5  # relative; what a cut network may differ by from the gated one
@@ -55,13 +56,13 @@ def _measure(which: str, name: str, dtype: torch.dtype, note: Callable[[Record],
     net, x = build(which, name)
     record["parameters"] = sum(p.numel() for p in net.parameters())
     reached("trace")
-    graph, took = timed(lambda: gdp.trace(net, x))
+    graph, took = timed(lambda: trace_channels(net, x))
     shape, groups = list(x.shape), len(graph.groups)
     reached("prepare", trace_s=took.wall, trace_cpu_s=took.cpu, groups_traced=groups, input_shape=shape)
     prepare(net, x)
     if dtype is torch.float64:
         net, x = net.double(), x.double()
-        graph = gdp.trace(net, x)
+        graph = trace_channels(net, x)
 
     # groups that can't be cut are frozen after a dry run
     reached("dry run")

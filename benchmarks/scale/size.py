@@ -13,6 +13,7 @@ from benchmarks.common.timing import Clock
 from benchmarks.scale.costs import TARGET, Costs, budgets
 from gdp.gates import insert_gates
 from gdp.surgery import freeze_uncuttable_groups, freeze_untrained_readers
+from gdp.tracing import trace_channels
 
 STREAM = 128  # channels of the residual stream: each costs less than the 1 % that a choice may leave unused
 CHAINS = (  # convs, channels inside each block, channels of the stream
@@ -70,9 +71,9 @@ def measured(costs: Costs, net: nn.Module, x: Tensor, repeats: int) -> Costs:
         repeats: of every figure; quick ones are repeated four times as often.
     """
     # start-up
-    costs.take("trace", lambda: gdp.trace(net, x), repeats)  # before anything that would warm it up
+    costs.take("trace", lambda: trace_channels(net, x), repeats)  # before anything that would warm it up
     costs.take("torch.export", lambda: torch.export.export(net, (x,), strict=False), repeats)
-    traced = freeze_untrained_readers(net, gdp.trace(net, x))
+    traced = freeze_untrained_readers(net, trace_channels(net, x))
     costs.take("dry run", lambda: freeze_uncuttable_groups(net, traced), repeats)
     graph = freeze_uncuttable_groups(net, traced)
     costs.groups, costs.channels = len(graph.groups), sum(g.size for g in graph.groups)

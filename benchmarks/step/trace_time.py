@@ -11,8 +11,8 @@ import torchvision
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-import gdp
 from benchmarks.common.timing import timed
+from gdp.tracing import trace_channels
 
 
 def chain(blocks: int) -> nn.Module:
@@ -31,7 +31,7 @@ def growth(depths: list[int], repeats: int) -> None:
     for blocks in depths:
         net, x = chain(blocks), torch.randn(1, 3, 32, 32)
         operators = 7 * blocks + 3
-        times = [timed(lambda net=net, x=x: gdp.trace(net, x))[1].wall for _ in range(repeats)]
+        times = [timed(lambda net=net, x=x: trace_channels(net, x))[1].wall for _ in range(repeats)]
         median = statistics.median(times)
         print(f"{blocks} blocks, {operators} operators: {median:.2f} s, {1e3 * median / operators:.2f} ms per operator")
 
@@ -49,14 +49,14 @@ def main() -> None:
         pairs = []
         for repeat in range(options.repeats + 1):
             export = timed(lambda net=net, x=x: torch.export.export(net, (x,), strict=False))[1].wall
-            trace = timed(lambda net=net, x=x: gdp.trace(net, x))[1].wall
+            trace = timed(lambda net=net, x=x: trace_channels(net, x))[1].wall
             if repeat:  # the first call of each compiles and imports
                 pairs.append((export, trace))
         export, trace = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratios = [t / e for e, t in pairs]
         print(
             f"{name}, 224x224, {platform.machine()} CPU, 1 thread, torch {torch.__version__}, {options.repeats} "
-            f"interleaved repeats: torch.export {export:.2f} s, gdp.trace {trace:.2f} s, ratio "
+            f"interleaved repeats: torch.export {export:.2f} s, trace_channels {trace:.2f} s, ratio "
             f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
     growth(options.depths, 3)

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 import gdp
 from benchmarks.common.peers import ignored_layers
 from benchmarks.training_cost.case import CLASSES, Case
-from gdp.surgery import freeze_uncuttable_groups
 
 
 class Dense:
@@ -101,7 +100,7 @@ class Gated(Dense):
         super().__init__(net, case)
 
     def prepare(self, x: Tensor) -> None:
-        graph = freeze_uncuttable_groups(self.net, gdp.trace(self.net, x))
+        graph = gdp.trace(self.net, x)
         self.pruner = gdp.Pruner(self.net, graph, self.case.target, self.case.epochs * self.case.steps)
         end = self.pruner.window.end
         self.pause = end if self.shrink and end % self.case.steps else 0

@@ -43,7 +43,7 @@ class Gates:
 
     Attributes:
         model: the network.
-        graph: what `trace` found in it.
+        graph: what `gdp.trace` found in it.
         readers: the gated weights.
         index: the index vectors of all readers, one after the other.
         spans: name of every group -> its places in vectors of all channels.

@@ -18,7 +18,7 @@ def insert_gates(
 
     Args:
         model: the network.
-        graph: what `trace` found in it.
+        graph: what `gdp.trace` found in it.
         value: makes a gate's value of its x and the temperature, 0 of 0 and 1 of 1; default: the polar gate.
         temperature: to begin with.
 

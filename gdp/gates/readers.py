@@ -19,7 +19,7 @@ def find_gated_weights(
 
     Args:
         model: the network.
-        graph: what `trace` found in it.
+        graph: what `gdp.trace` found in it.
         spans: the places of every group in the flat vector of all gates.
         always_open: the place in it of the gate that is always open.
     """

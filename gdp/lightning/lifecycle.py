@@ -17,7 +17,7 @@ from gdp.pruning import Pruner
 from gdp.report import Report
 from gdp.selection import WidthConstraints, latency_model
 from gdp.surgery import cuttable_optimizers, fold, freeze_uncuttable_groups, freeze_untrained_readers, remove
-from gdp.tracing import trace
+from gdp.tracing import trace_channels
 from gdp.utils import as_input_tuple
 
 
@@ -46,7 +46,7 @@ def build_pruner(
 
     # what can be cut; names may be given as the training module has them
     ignore = [p.removeprefix(f"{name}.") if isinstance(p, str) and name else p for p in options.ignore]
-    graph = trace(network, inputs, ignore, options.blocks)
+    graph = trace_channels(network, inputs, ignore, options.blocks)
     if not is_finetuned(trainer):  # else what is frozen now is trained later
         graph = freeze_untrained_readers(network, graph)
     graph = freeze_uncuttable_groups(network, graph)

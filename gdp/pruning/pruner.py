@@ -34,7 +34,7 @@ class Pruner:
 
     Args:
         model: the network; gates are inserted here.
-        graph: what `trace` found in it.
+        graph: what `gdp.trace` found in it.
         target_flops: fraction of the dense FLOPs that remains.
         total_steps: optimizer steps in the whole run; may be set later, but before the first `step()`.
         method: says which channels matter, and when and how fast gates close; default: `Polar()`.

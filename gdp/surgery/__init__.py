@@ -1,6 +1,6 @@
 """Cut networks: in a dry run, during training and for good; every cut is verified and can be undone."""
 
-from gdp.surgery.check import check, freeze_uncuttable_groups, freeze_untrained_readers
+from gdp.surgery.check import check, freeze_uncuttable_groups, freeze_untrained_readers, trace
 from gdp.surgery.cut import check_plan_fits, cut
 from gdp.surgery.entries import Undo, keep_entries
 from gdp.surgery.remove import fold, remove
@@ -23,4 +23,5 @@ __all__ = [
     "remove",
     "remove_zeros",
     "shrink",
+    "trace",
 ]

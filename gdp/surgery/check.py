@@ -1,4 +1,4 @@
-"""Check before training that a network can be cut: groups whose cut its own `forward` can't follow are frozen."""
+"""Trace a network and try its cuts before training: groups whose cut its own `forward` can't follow are frozen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gdp.report import Report
 from gdp.selection import WidthConstraints
 from gdp.surgery.bisect import Bisection
 from gdp.surgery.dry_run import DryRun, DryRunFailure, cut_and_compare, cut_branches_and_compare, dry_run
-from gdp.tracing import trace
+from gdp.tracing import trace_channels
 from gdp.utils import count_flops, count_parameters, under_plain_names
 
 
@@ -38,7 +38,8 @@ def check(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = 
     >>> report.groups, f"{report.remaining:.3f}"
     ((('0', 1, 8),), '0.125')
     """
-    graph, smallest = _dry_run_all(model, freeze_untrained_readers(model, trace(model, example_inputs, ignore, blocks)))
+    graph = freeze_untrained_readers(model, trace_channels(model, example_inputs, ignore, blocks))
+    graph, smallest = _dry_run_all(model, graph)
     parameters, opened = count_parameters(model), WidthConstraints.of(graph).smallest
     return Report(
         flops_before=graph.flops.dense,
@@ -54,6 +55,36 @@ def check(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = 
         blocks=tuple(branch.name for branch in graph.blocks),
         dry_run=True,
     )
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: Any,
+    ignore: Sequence[str | type] = (),
+    blocks: bool = False,
+    dry_run: bool = True,
+) -> ChannelGraph:
+    """Find the channel groups of a network that can be cut: trace it, and try every cut.
+
+    Args:
+        model: any `nn.Module` that torch.export can follow; it is left as it was, mode and RNG included.
+        example_inputs: one tensor or a tuple of inputs, as `forward` takes them. FLOPs are counted for these.
+        ignore: layers whose inputs and outputs keep their sizes: module names, globs over them, or module types.
+        blocks: find the residual branches that may be removed as a whole, too.
+        dry_run: cut every group on trial, put everything back, and freeze groups that `forward` can't follow. Without
+            it, a size that is written in `forward` is found by `remove` only.
+
+    Raises:
+        GDPError: the network can't be exported or counted, or a pattern of `ignore` matches no module.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> graph = trace(net, torch.zeros(1, 3, 8, 8))
+    >>> [(g.name, g.size, g.readers) for g in graph.groups]
+    [('0', 8, ('2',))]
+    """
+    graph = trace_channels(model, example_inputs, ignore, blocks)
+    return freeze_uncuttable_groups(model, graph) if dry_run else graph
 
 
 def freeze_uncuttable_groups(model: nn.Module, graph: ChannelGraph) -> ChannelGraph:

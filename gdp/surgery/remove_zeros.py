@@ -11,9 +11,8 @@ from torch import nn
 
 from gdp.gates import insert_gates
 from gdp.report import Report
-from gdp.surgery.check import freeze_uncuttable_groups
+from gdp.surgery.check import trace
 from gdp.surgery.remove import remove
-from gdp.tracing import trace
 
 
 def remove_zeros(
@@ -38,7 +37,7 @@ def remove_zeros(
     >>> remove_zeros(net, torch.randn(1, 3, 8, 8)).groups
     (('0', 5, 8),)
     """
-    graph = freeze_uncuttable_groups(model, trace(model, example_inputs, ignore, blocks))
+    graph = trace(model, example_inputs, ignore, blocks)
     gates = insert_gates(model, graph)
     with ExitStack() as undo:
         undo.callback(gates.withdraw)

@@ -29,10 +29,12 @@ from gdp.utils import (
 )
 
 
-def trace(
+def trace_channels(
     model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = (), blocks: bool = False
 ) -> ChannelGraph:
     """Find the channel groups of a network by running its own operations on labels.
+
+    Sizes that are written in `forward` are not seen here: `gdp.surgery.trace` tries the cuts as well.
 
     Args:
         model: any `nn.Module` that torch.export can follow; it is left as it was, mode and RNG included.
@@ -45,7 +47,7 @@ def trace(
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    >>> graph = trace(net, torch.zeros(1, 3, 8, 8))
+    >>> graph = trace_channels(net, torch.zeros(1, 3, 8, 8))
     >>> [(g.name, g.size, g.readers) for g in graph.groups]
     [('0', 8, ('2',))]
     >>> [(f.name, f.channels, f.reason) for f in graph.frozen]

@@ -7,7 +7,6 @@ from helpers.networks import conv
 from torch import nn
 
 import gdp
-from gdp.surgery import freeze_uncuttable_groups
 
 X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -26,7 +25,7 @@ class Net(nn.Module):
 
 
 def prune(net: nn.Module, x: torch.Tensor = X, share: float = 0.5) -> tuple[gdp.ChannelGraph, gdp.Report]:
-    graph = freeze_uncuttable_groups(net, gdp.trace(net, x))
+    graph = gdp.trace(net, x)
     gates = gdp.insert_gates(net, graph)
     for group in graph.groups:
         gates.close(group.name, range(max(1, int(share * group.size))))

@@ -104,7 +104,7 @@ def check(spec: Spec, tally: Tally) -> None:
     train(net, x, optimizer)
 
     before, dense = snapshot(net), outputs(net, x)
-    traced = gdp.trace(net, x)
+    traced = gdp.trace(net, x, dry_run=False)
     graph = freeze_uncuttable_groups(net, traced)
     assert same(before, snapshot(net)), "trace or preflight leave something behind"
     late = [f for f in graph.frozen if f not in traced.frozen]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.networks import AuxiliaryHead, Concat, Literal, Residual, conv, randomize
+from helpers.networks import AuxiliaryHead, Blocks, Concat, Literal, Residual, conv, randomize
 from torch import nn
 
 import gdp
@@ -21,7 +21,7 @@ X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 def test_the_dry_run_finds_the_literal_and_leaves_the_network_as_it_was():
     torch.manual_seed(0)
     net = randomize(Literal()).train()
-    graph = gdp.trace(net, X)
+    graph = gdp.trace(net, X, dry_run=False)
     assert [g.name for g in graph.groups] == ["a.0", "b.0", "c.0"]
     state, rng, classes = copy.deepcopy(net.state_dict()), torch.get_rng_state(), [type(m) for m in net.modules()]
     checked = freeze_uncuttable_groups(net, graph)
@@ -47,14 +47,14 @@ def test_the_dry_run_sees_a_cut_that_runs_but_is_not_exact():
             return self.c(torch.relu(self.b(x / x.shape[1])))
 
     net = DividesByWidth()
-    checked = freeze_uncuttable_groups(net, gdp.trace(net, X))
+    checked = gdp.trace(net, X)
     assert [g.name for g in checked.groups] == ["b"]
     assert "differs from the gated one" in checked.frozen[-1].reason
 
 
 def test_the_dry_run_keeps_what_works():
     net = randomize(Residual())
-    graph = gdp.trace(net, X)
+    graph = gdp.trace(net, X, dry_run=False)
     checked = freeze_uncuttable_groups(net, graph)
     assert checked.groups == graph.groups and checked.flops.dense == graph.flops.dense == count_flops(net, X)
 
@@ -94,7 +94,7 @@ class Wired(nn.Module):
     ],
 )
 def test_the_line_of_the_literal_is_named(build, group, line):
-    graph = freeze_uncuttable_groups(net := randomize(build()), gdp.trace(net, X))
+    graph = gdp.trace(randomize(build()), X)
     assert group not in [g.name for g in graph.groups] and len(graph.groups) >= (build is not Wired)
     reason = next(f.reason for f in graph.frozen if f.name == group and "can't follow" in f.reason)
     assert re.search(line, reason), reason
@@ -103,7 +103,7 @@ def test_the_line_of_the_literal_is_named(build, group, line):
 @pytest.mark.parametrize("build", [Residual, Concat, AuxiliaryHead])
 def test_it_costs_five_forward_passes_where_nothing_fails(build):
     net, passes = randomize(build()), []
-    graph = gdp.trace(net, X)
+    graph = gdp.trace(net, X, dry_run=False)
     net.register_forward_pre_hook(lambda *_: passes.append(1))
     freeze_uncuttable_groups(net, graph)
     assert len(passes) <= 5 and len(net._forward_pre_hooks) == 1
@@ -168,8 +168,30 @@ def test_a_report_of_the_smallest_network_and_of_what_stays():
     assert report.flops_before == count_flops(net, X) > report.flops_after == report.flops_predicted
     assert "the smallest network (dry run; nothing was changed)" in str(report) and "b.0" in str(report)
     with pytest.raises(gdp.GDPError, match="The lowest target for this network is"):
-        gdp.Pruner(net, freeze_uncuttable_groups(net, gdp.trace(net, X)), report.remaining - 1e-3)
-    gdp.Pruner(net, freeze_uncuttable_groups(net, gdp.trace(net, X)), report.remaining)
+        gdp.Pruner(net, gdp.trace(net, X), report.remaining - 1e-3)
+    gdp.Pruner(net, gdp.trace(net, X), report.remaining)
+
+
+@pytest.mark.parametrize("build", [Literal, Split, Wired])
+def test_a_plain_loop_prunes_what_forward_can_follow(build):
+    net = randomize(build())
+    graph, untried = gdp.trace(net, X), gdp.trace(net, X, dry_run=False)
+    assert {g.name for g in graph.groups} < {g.name for g in untried.groups}
+    gates = gdp.insert_gates(net, graph)
+    for group in graph.groups:
+        gates.close(group.name, range(1, group.size, 2))
+    assert gdp.remove(net, graph, gates).max_rel < 1e-5
+
+
+def test_a_branch_that_forward_looks_into_is_found_by_trace():
+    class Looks(Blocks):
+        def forward(self, x):
+            assert self.a.conv1.in_channels <= 8  # the constant in its place has no such field
+            return super().forward(x)
+
+    net = randomize(Looks())
+    assert [b.name for b in gdp.trace(net, X, blocks=True, dry_run=False).blocks] == ["a", "b", "c"]
+    assert [b.name for b in gdp.trace(net, X, blocks=True).blocks] == ["b", "c"]
 
 
 def test_nothing_to_prune_is_a_report_too():
@@ -180,7 +202,7 @@ def test_nothing_to_prune_is_a_report_too():
 def test_a_wrong_cut_would_be_seen():
     """The negative control of preflight itself: with one channel of a group's index vectors swapped, it fails."""
     net = randomize(Residual())
-    graph = gdp.trace(net, X)
+    graph = gdp.trace(net, X, dry_run=False)
     axis = graph["a.0"].tensors[0]
     wrong = replace(axis, index=axis.index.flip(0))
     group = replace(graph["a.0"], tensors=(wrong, *graph["a.0"].tensors[1:]))

@@ -17,7 +17,7 @@ def test_an_example_of_zeros_hides_nothing():
         return self.head(torch.cat(self.a(x).split(4, 1)[::-1], 1))
 
     net = randomize(Net(reversed_parts))
-    graph = freeze_uncuttable_groups(net, gdp.trace(net, torch.zeros(1, 3, 12, 12)))
+    graph = gdp.trace(net, torch.zeros(1, 3, 12, 12))
     assert "a.0" not in [g.name for g in graph.groups]
 
 
@@ -33,7 +33,7 @@ def test_weights_of_zero_hide_nothing():
             return self.c(torch.relu(self.b(x / x.shape[1])))
 
     net = DividesByWidth()
-    assert [g.name for g in freeze_uncuttable_groups(net, gdp.trace(net, X)).groups] == ["b"]
+    assert [g.name for g in gdp.trace(net, X).groups] == ["b"]
     assert net.c.weight.abs().max() == 0.0
 
 
@@ -66,7 +66,7 @@ def test_a_literal_in_train_mode_only_is_found():
         return (self.head(y), self.head(y.view(y.shape[0], 8, 12, 12))) if self.training else self.head(y)
 
     net = Net(auxiliary)
-    graph = freeze_uncuttable_groups(net, gdp.trace(net, X))
+    graph = gdp.trace(net, X)
     assert not graph.groups and "in train mode: shape '[4, 8, 12, 12]' is invalid" in graph.reasons()
 
 
@@ -81,7 +81,7 @@ def test_a_failing_dry_run_leaves_no_gates():
             raise RuntimeError("not to be subclassed")
 
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Stubborn(8, 4, 3))
-    assert "not to be subclassed" in freeze_uncuttable_groups(net, gdp.trace(net, X)).reasons()
+    assert "not to be subclassed" in gdp.trace(net, X).reasons()
     assert not any("gate" in k for k in net.state_dict()) and type(net[2]) is Stubborn
 
 

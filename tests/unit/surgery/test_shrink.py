@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_leaves
 
 import gdp
-from gdp.surgery import freeze_uncuttable_groups, shrink
+from gdp.surgery import shrink
 
 TIGHT = {"rtol": 1e-8, "atol": 1e-10}
 
@@ -74,7 +74,7 @@ def trained(make, on_the_way: bool, optimizer="nesterov", blocks=False, x=None, 
     net = make().double()
     x = inputs(net) if x is None else x
     x = tuple(t.double() if t.is_floating_point() else t for t in x)
-    graph = freeze_uncuttable_groups(net, gdp.trace(net, x, blocks=blocks))
+    graph = gdp.trace(net, x, blocks=blocks)
     gates, parameters = gdp.insert_gates(net, graph), list(net.parameters())
     adjust = OPTIMIZERS[optimizer](parameters)
     sizes = []

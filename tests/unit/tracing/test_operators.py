@@ -7,7 +7,7 @@ from helpers.networks import conv, randomize
 from helpers.small_net import Net, X, prune
 from torch import nn
 
-import gdp
+from gdp.tracing import trace_channels
 
 
 @pytest.mark.parametrize("dim", [0, 2, "stack"])
@@ -28,7 +28,7 @@ def test_a_weight_read_along_two_dimensions_stays():
 
     net = Net(there_and_back, down=nn.Conv2d(8, 12, 3), up=nn.ConvTranspose2d(12, 8, 3))
     net.up.weight = net.down.weight
-    assert "down.weight is read along several dimensions" in gdp.trace(net, X).reasons()
+    assert "down.weight is read along several dimensions" in trace_channels(net, X).reasons()
 
 
 def test_blocks_of_other_precision_freeze_what_they_touch():
@@ -40,7 +40,7 @@ def test_blocks_of_other_precision_freeze_what_they_touch():
     graph, report = prune(Net(mixed, c=conv(8, 8)))
     assert [g.name for g in graph.groups] == ["c.0"]
     # fvcore counts inside the block, where gdp does not look: a constant
-    assert gdp.trace(Net(mixed, c=conv(8, 8)), X).flops.dense < graph.flops.dense == report.flops_before
+    assert trace_channels(Net(mixed, c=conv(8, 8)), X).flops.dense < graph.flops.dense == report.flops_before
     assert report.flops_predicted == report.flops_after
 
 

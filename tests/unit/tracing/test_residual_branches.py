@@ -13,6 +13,7 @@ from torchvision.models import convnext_tiny, mobilenet_v3_small, regnet_y_400mf
 import gdp
 from gdp.graph import CutPlan
 from gdp.surgery import cut
+from gdp.tracing import trace_channels
 from gdp.utils import count_flops
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -20,7 +21,7 @@ X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 def prune(net: nn.Module, gone: list[str], x: torch.Tensor = X, share: float = 0.4) -> gdp.Report:
     """Close the blocks of these names and a random share of everything else."""
-    graph = gdp.trace(net, x, blocks=True)
+    graph = trace_channels(net, x, blocks=True)
     gates = gdp.insert_gates(net, graph)
     generator = torch.Generator().manual_seed(1)
     for group in graph.groups:
@@ -35,7 +36,7 @@ def prune(net: nn.Module, gone: list[str], x: torch.Tensor = X, share: float = 0
 @pytest.mark.parametrize("gone", [["a"], ["b"], ["c"], ["a", "c"], ["a", "b", "c"]])
 def test_a_block_goes_and_its_constant_stays(gone):
     net = randomize(Blocks()).eval()
-    graph = gdp.trace(net, X, blocks=True)
+    graph = trace_channels(net, X, blocks=True)
     assert [(b.name, b.last_layer, b.norm) for b in graph.blocks] == [
         ("a", "a.conv2", "a.bn2"), ("b", "b.conv2", "b.bn2"), ("c", "c.conv3", "c.bn3"),
     ]  # fmt: skip
@@ -62,7 +63,7 @@ def test_blocks_of_torchvision_go(build):
     for module in net.modules():
         if hasattr(module, "layer_scale"):
             module.layer_scale.data.uniform_(0.2, 0.4)
-    names = [b.name for b in gdp.trace(net, x, blocks=True).blocks]
+    names = [b.name for b in trace_channels(net, x, blocks=True).blocks]
     report = prune(net, names[1::2], x, share=0.2)
     assert len(names) >= 6 and report.blocks == tuple(names[1::2])
     assert report.max_rel < 1e-5 and report.flops_after == report.flops_predicted
@@ -99,9 +100,9 @@ def test_without_a_way_around_nothing_goes():
         def forward(self, x):
             return self.head(torch.relu(self.a(x) + self.b(x)))
 
-    graph = gdp.trace(Parallel(), X, blocks=True)
+    graph = trace_channels(Parallel(), X, blocks=True)
     assert len(graph.blocks) == 1  # either of the two, never both
-    gates = gdp.insert_gates(net := Parallel(), gdp.trace(net, X))
+    gates = gdp.insert_gates(net := Parallel(), trace_channels(net, X))
     with pytest.raises(gdp.GDPError, match=r"Closing all 8 channels of 'a\.0\.0' would cut the network in two"):
         gates.close("a.0.0", range(8))
 
@@ -142,7 +143,7 @@ def test_a_norm_that_two_branches_share_keeps_them():
 
 @pytest.mark.parametrize("mode", ["table", "itself", "constant"])
 def test_a_stem_is_no_block(mode):
-    assert gdp.trace(Table(mode), X, blocks=True).blocks == ()
+    assert trace_channels(Table(mode), X, blocks=True).blocks == ()
 
 
 def test_operators_of_the_network_itself_count_beside_blocks_without_norm():
@@ -164,7 +165,7 @@ def test_operators_of_the_network_itself_count_beside_blocks_without_norm():
 
 def test_a_cut_that_fails_halfway_is_undone():
     net = randomize(Blocks())
-    graph, state = gdp.trace(net, X, blocks=True), copy.deepcopy(net.state_dict())
+    graph, state = trace_channels(net, X, blocks=True), copy.deepcopy(net.state_dict())
     block = graph.blocks[0]
     broken = replace(graph, blocks=(block, replace(graph.blocks[1], inner_layers=("no.such.layer",))))
     closed = {name: list(range(graph[name].size)) for b in broken.blocks for name in b.reads}

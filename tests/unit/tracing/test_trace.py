@@ -22,12 +22,13 @@ from helpers.networks import (
 from torch import nn
 
 import gdp
+from gdp.tracing import trace_channels
 
 X = torch.randn(2, 3, 12, 12)
 
 
 def groups(net: nn.Module, **kw) -> dict:
-    return {g.name: g for g in gdp.trace(net, X, **kw).groups}
+    return {g.name: g for g in trace_channels(net, X, **kw).groups}
 
 
 def test_chain_groups_tensors_and_reader():
@@ -89,7 +90,7 @@ def test_reused_module_and_tied_parameter_carry_the_channels_of_both_uses():
 
 
 def test_a_mask_of_one_channel_joins_nothing():
-    graph = gdp.trace(Mask(), X)
+    graph = trace_channels(Mask(), X)
     assert {g.name: g.size for g in graph.groups} == {"a.0": 32}
     assert "mask.weight" not in {a.tensor for a in graph["a.0"].tensors}
     assert [f.reason for f in graph.frozen if f.name == "mask"] == [
@@ -108,7 +109,7 @@ def test_parameters_outside_of_layers_go_with_their_channels():
 
 
 def test_zero_padded_channels_stay_and_the_rest_of_the_stream_goes():
-    graph = gdp.trace(OptionA(), X)
+    graph = trace_channels(OptionA(), X)
     assert graph["stem.0"].size == 8 and ("b.weight", 0) in {(a.tensor, a.dim) for a in graph["stem.0"].tensors}
     assert next((f.name, f.channels, "channels that must stay" in f.reason) for f in graph.frozen) == ("b", 8, True)
 
@@ -128,7 +129,7 @@ def test_unknown_operators_freeze_and_are_named():
             y = (y @ y.transpose(1, 2)) @ y
             return self.b(y.unflatten(2, (10, 10)))
 
-    graph = gdp.trace(Attention(), X)
+    graph = trace_channels(Attention(), X)
     assert not graph.groups
     assert [(f.name, f.channels) for f in graph.frozen] == [("a", 8), ("b", 4)]
     assert "matmul in forward mixes channels" in graph.frozen[0].reason
@@ -136,7 +137,7 @@ def test_unknown_operators_freeze_and_are_named():
 
 def test_layer_norm_over_channels_freezes_them():
     net = nn.Sequential(nn.Conv2d(3, 8, 12), nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
-    graph = gdp.trace(net, X)
+    graph = trace_channels(net, X)
     assert [g.name for g in graph.groups] == ["3"]
     assert graph.frozen[0].reason == "layer_norm in 2 mixes channels"
 
@@ -153,23 +154,23 @@ def test_a_literal_slice_of_channels_freezes_but_one_of_pixels_does_not():
     for dim, free in ((1, False), (2, True)):
         net = Sliced(dim)
         net(X)
-        graph = gdp.trace(net, X)
+        graph = trace_channels(net, X)
         assert bool(graph.groups) is free
         assert free or "takes channels at fixed positions" in graph.reasons()
 
 
 @pytest.mark.parametrize("pattern", ["1.0", "1.*", nn.BatchNorm2d])
 def test_ignore_by_name_glob_and_type(pattern):
-    graph = gdp.trace(Chain(), X, ignore=[pattern])
+    graph = trace_channels(Chain(), X, ignore=[pattern])
     assert not graph.groups
     assert any(f.reason == f"ignored by {getattr(pattern, '__name__', pattern)!r}" for f in graph.frozen)
 
 
 def test_ignore_that_matches_nothing_is_an_error():
     with pytest.raises(gdp.GDPError, match=r"'layer9\.\*' matches no module of Chain.*children are: 0, 1, 2"):
-        gdp.trace(Chain(), X, ignore=["layer9.*"])
+        trace_channels(Chain(), X, ignore=["layer9.*"])
     with pytest.raises(gdp.GDPError, match="to be a list"):
-        gdp.trace(Chain(), X, ignore="0")
+        trace_channels(Chain(), X, ignore="0")
 
 
 def test_control_flow_on_data_is_refused_with_the_way_out():
@@ -182,19 +183,19 @@ def test_control_flow_on_data_is_refused_with_the_way_out():
             return self.a(x) if x.sum() > 0 else self.a(-x)
 
     with pytest.raises(gdp.GDPError, match=r"torch.export can't follow Branches\.forward.*module="):
-        gdp.trace(Branches(), X)
+        trace_channels(Branches(), X)
 
 
 def test_wrong_example_input_is_refused():
     with pytest.raises(gdp.GDPError, match=r"inputs of shape \[\(2, 4, 12, 12\)\]"):
-        gdp.trace(Chain(), torch.randn(2, 4, 12, 12))
+        trace_channels(Chain(), torch.randn(2, 4, 12, 12))
 
 
 def test_tracing_leaves_no_trace():
     net = AuxiliaryHead().train()
     net.b.eval()
     state, modes, rng = copy.deepcopy(net.state_dict()), [m.training for m in net.modules()], torch.get_rng_state()
-    gdp.trace(net, X)
+    trace_channels(net, X)
     assert all(torch.equal(v, net.state_dict()[k]) for k, v in state.items())
     assert [m.training for m in net.modules()] == modes
     assert torch.equal(torch.get_rng_state(), rng)
@@ -205,7 +206,7 @@ def test_tracing_leaves_no_trace():
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "shufflenet_v2_x0_5", "mobilenet_v3_small", "googlenet"])
 def test_every_channel_is_in_one_group_or_frozen(name):
     net = torchvision.models.get_model(name, weights=None)
-    graph = gdp.trace(net, torch.zeros(1, 3, 96, 96))
+    graph = trace_channels(net, torch.zeros(1, 3, 96, 96))
     seen: dict = {}
     for group in graph.groups:
         for axis in group.tensors:
