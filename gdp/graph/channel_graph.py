@@ -87,6 +87,7 @@ class ChannelGraph:
         private_weights: plain names of the weights that only their own layer computes with.
         unread: plain names of the parameters that `forward` never reads, those of ignored layers left out.
         held: the groups, by name, that keep all of their channels though `forward` could do without, with the reason.
+        unused_weights: plain names of the weights of convs and linears whose results nothing uses.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -98,6 +99,7 @@ class ChannelGraph:
     private_weights: frozenset[str] = frozenset()
     unread: frozenset[str] = frozenset()
     held: tuple[Frozen, ...] = ()
+    unused_weights: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> ChannelGroup:
         """Return a channel group.

@@ -18,7 +18,7 @@ def mean_activations(
     """Collect the mean magnitude of every channel that the readers of the groups put out.
 
     They show a wrong cut where the outputs of the network can't: the few channels that are left behind it may all be
-    zero (a ReLU of negative numbers).
+    zero (a ReLU of negative numbers). Layers whose results nothing uses are passed over.
 
     Args:
         model: the network.
@@ -42,7 +42,8 @@ def mean_activations(
         found.append((name, magnitude[[place[row] for row in then]]))
 
     undo = ExitStack()
-    for name in dict.fromkeys(axis.tensor for group in graph.groups for axis in group.reads):
+    readers = dict.fromkeys(axis.tensor for group in graph.groups for axis in group.reads)
+    for name in (name for name in readers if name not in graph.unused_weights):
         layer = get_module(model, name.rpartition(".")[0])
         if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and name.endswith("weight"):
             hook = layer.register_forward_hook(lambda m, _, out, name=name: note(name, m, out))

@@ -111,18 +111,17 @@ def _dry_run_all(model: nn.Module, graph: ChannelGraph) -> tuple[ChannelGraph, D
     Returns:
         The graph that is left, and the dry run; None if no group is left.
     """
+    graph = graph.with_dense_flops(count_flops(model, graph.inputs))
     while graph.groups:
         names = [g.name for g in graph.groups]
         plain = graph.with_blocks(())
         outcome = dry_run(model, partial(cut_and_compare, model, plain, names))
         if isinstance(outcome, DryRun):
-            beyond = outcome.flops - plain.flops.count(WidthConstraints.of(plain).smallest)
-            graph = graph.with_dense_flops(graph.flops.dense + beyond)
             return _keep_removable_branches(model, graph) if graph.blocks else (graph, outcome)
         failing = Bisection(plain, partial(_dry_run_failure, model, plain), "forward").failing_groups(names, outcome)
         for name, reason in failing.items():
             graph = graph.freeze([name], reason)
-    return graph.with_dense_flops(count_flops(model, graph.inputs)), None
+    return graph, None
 
 
 def _dry_run_failure(model: nn.Module, graph: ChannelGraph, names: list[str]) -> DryRunFailure | None:
@@ -186,7 +185,7 @@ def freeze_untrained_readers(network: nn.Module, graph: ChannelGraph) -> Channel
     untrained = {name for name, p in under_plain_names(network.named_parameters()).items() if not p.requires_grad}
     for group in graph.groups:
         for axis in group.reads:
-            if axis.tensor in untrained:
+            if axis.tensor in untrained - graph.unused_weights:
                 graph = graph.freeze([group.name], f"{axis.tensor}, which reads it, is not trained")
                 break
     return graph

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gdp.graph import Axis, ChannelGraph, ChannelGroup, FlopModel, Frozen
 from gdp.tracing.labels import FROZEN_ID
-from gdp.tracing.trace_state import FlopTerm, TraceState
+from gdp.tracing.trace_state import UNUSED, FlopTerm, TraceState
 
 AxisKey = tuple[str, int]  # name of a parameter or buffer, and a dimension of it
 
@@ -47,7 +47,7 @@ def group_channels(state: TraceState, inputs: tuple[Any, ...]) -> ChannelGraph:
 
     # channels that can go, and why others can't
     cls = _refine(len(root), [*axes.values(), *flop_vectors])
-    read = _occurring(len(root), (axes[key] for key in state.readers))
+    read = _occurring(len(root), (axes[key] for key, used in state.readers.items() if used))
     carried = _occurring(len(root), axes.values())
     stay = torch.zeros(len(root), dtype=torch.bool)
     stay[[FROZEN_ID, *reasons]] = True
@@ -61,7 +61,7 @@ def group_channels(state: TraceState, inputs: tuple[Any, ...]) -> ChannelGraph:
     groups = _channel_groups(state, axes_of, numbering, root)
     frozen = _frozen_layers(state, axes, carried & ~read & ~stay, reasons)
     flops = _flop_model(terms, numbering.group_of, numbering.sizes)
-    return ChannelGraph(groups, frozen, flops, dict(state.shapes), inputs)
+    return ChannelGraph(groups, frozen, flops, dict(state.shapes), inputs, unused_weights=state.unused_weights)
 
 
 def _roots_of(root: Tensor, ids: Tensor | None) -> Tensor | None:
@@ -196,7 +196,7 @@ def _channel_groups(
     )
 
 
-def _names(axes_of: list[list[Axis]], producers: set[AxisKey]) -> list[str]:
+def _names(axes_of: list[list[Axis]], producers: Container[AxisKey]) -> list[str]:
     """Return the names of the groups: that of the first layer that produces it, numbered where it produces several.
 
     Args:
@@ -235,8 +235,9 @@ def _frozen_layers(
     for key, ids in axes.items():
         if key in state.producers:
             name = _layer(key[0])
-            counts = torch.bincount(code[ids], minlength=len(texts)).tolist()
-            rows += [Frozen(name, n, text) for n, text in zip(counts, texts, strict=True) if n and text]
+            counts = torch.bincount(code[ids], minlength=len(texts)).tolist()[1:]
+            found = zip(counts, texts[1:], strict=True) if state.producers[key] else [(sum(counts), UNUSED)]
+            rows += [Frozen(name, n, text) for n, text in found if n]
     return (*rows, *state.frozen_layers)
 
 

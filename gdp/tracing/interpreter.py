@@ -28,14 +28,18 @@ class LabelInterpreter(Interpreter):
         program: the network, exported.
         state: what earlier graphs of the same network have collected; parameters share their channel ids.
         names: plain name of every parameter and buffer -> the name that it is known by, if it has several.
+        unused: calls of operators whose results nothing uses.
     """
 
-    def __init__(self, program: ExportedProgram, state: TraceState, names: dict[str, str]) -> None:
+    def __init__(
+        self, program: ExportedProgram, state: TraceState, names: dict[str, str], unused: frozenset[Node]
+    ) -> None:
         super().__init__(program.graph_module)
         signature = program.graph_signature
         stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         self._tensor_of = {node: names[plain_name(name)] for node, name in stored.items()}
         self._state = state
+        self._unused = unused
 
     def run_node(self, n: Node) -> Any:
         """Remember the node for the methods below, and run it.
@@ -43,7 +47,7 @@ class LabelInterpreter(Interpreter):
         Args:
             n: a node of the graph.
         """
-        self._node = n
+        self._node, self._state.used = n, n not in self._unused
         return super().run_node(n)
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:

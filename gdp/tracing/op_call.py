@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from gdp.graph import Frozen
 from gdp.tracing.labels import ChannelIds, Labels
-from gdp.tracing.trace_state import FlopTerm, ParamRef, TraceState
+from gdp.tracing.trace_state import UNUSED, FlopTerm, ParamRef, TraceState
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class OpCall:
     def shape(self) -> tuple[int, ...]:
         """Shape of the first result."""
         return self.outputs if isinstance(self.outputs, tuple) else self.outputs[0]
+
+    @property
+    def _shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of all results."""
+        return [self.outputs] if isinstance(self.outputs, tuple) else self.outputs
 
     def operands(self) -> Iterator[Labels | ParamRef]:
         """Yield every activation and parameter among the arguments, those in lists included."""
@@ -105,28 +110,35 @@ class OpCall:
         return self.target(*map_aggregate(self.positional, function), **map_aggregate(self.keyword, function))
 
     def freeze(self, ids: Tensor, reason: str) -> None:
-        """Note that channels must stay.
+        """Note that channels must stay; those that enter an operator whose result nothing uses need not.
 
         Args:
             ids: channel ids of any shape.
             reason: in words.
         """
-        self.channel_ids.freeze(ids, reason)
+        if self.state.used:
+            self.channel_ids.freeze(ids, reason)
 
     def freeze_all(self, reason: str) -> Any:
         """Freeze everything that enters, and return results that belong to no channel.
 
+        Where nothing uses the results, nothing is frozen, and a result of the shape of something that enters is taken
+        to lose the same channels; the dry run finds out whether it can.
+
         Args:
             reason: in words.
         """
+        if not self.state.used:
+            labels = {o.shape: o for o in reversed([*self.operands()]) if isinstance(o, Labels)}
+            found = [labels.get(shape, Labels.frozen(shape)) for shape in self._shapes]
+            return found[0] if isinstance(self.outputs, tuple) else found
         for operand in self.operands():
             if isinstance(operand, ParamRef):
                 self.state.keep_shape(operand, reason)
             else:
                 self.freeze(operand.ids, reason)
-        if isinstance(self.outputs, tuple):
-            return Labels.frozen(self.outputs)
-        return [Labels.frozen(shape) for shape in self.outputs]
+        frozen = [Labels.frozen(shape) for shape in self._shapes]
+        return frozen[0] if isinstance(self.outputs, tuple) else frozen
 
     def freeze_layer(self, channels: int, reason: str) -> None:
         """Note a layer whose channels stay, and have no ids that could be frozen.
@@ -136,6 +148,7 @@ class OpCall:
             reason: why they stay, in words.
         """
         name = self.module or self.op
+        reason = reason if self.state.used else UNUSED
         if channels > 1 and not any(f.name == name for f in self.state.frozen_layers):
             self.state.frozen_layers.append(Frozen(name, channels, reason))
 
@@ -147,7 +160,7 @@ class OpCall:
             rows: channel id of every row, shape (rows,); default: one row that always counts.
             cols: channel id of every column, shape (cols,); default: one column that always counts.
         """
-        if self.state.counting:
+        if self.state.counting and self.state.used:
             self.state.flops.append(FlopTerm(coef, rows, cols, self.module))
 
     def result(self, labels: Labels | ParamRef) -> Any:

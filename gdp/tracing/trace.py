@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx import Node
 
 from gdp.errors import GDPError
 from gdp.graph import ChannelGraph
@@ -18,6 +19,7 @@ from gdp.tracing.interpreter import LabelInterpreter, module_of
 from gdp.tracing.residual_branches import find_residual_branches
 from gdp.tracing.trace_state import TraceState
 from gdp.tracing.training_mode import differs_in_training
+from gdp.tracing.unused_nodes import unused_nodes, uses_parameters
 from gdp.utils import (
     CONV,
     as_input_tuple,
@@ -27,6 +29,8 @@ from gdp.utils import (
     plain_name,
     under_plain_names,
 )
+
+Pass = tuple[ExportedProgram, frozenset[Node]]  # an exported network, and its operators whose results nothing uses
 
 
 def trace_channels(
@@ -67,17 +71,20 @@ def trace_channels(
 
     # export the network as it computes in eval mode, and as it trains if that is something else
     programs = [exported(model, inputs)]
-    if differs := differs_in_training(model, inputs):
+    unused = unused_nodes(programs[0].graph)  # by eval mode; the losses of training may use it
+    passes = [(programs[0], unused)]
+    if differs := differs_in_training(model, inputs) or uses_parameters(programs[0], unused):
         programs += _exported_for_training(model, inputs)
+        passes += [(p, unused_nodes(p.graph)) for p in programs[1:]] or [(programs[0], frozenset())]
 
     # where a grouped conv can't be cut one way (whole groups, or the same channels of every group), try the other
     settable = _weights_with_settable_groups(model, names)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-    state = _traced(programs, names, ignored, TraceState(shapes, settable))
+    state = _traced(passes, names, ignored, TraceState(shapes, settable))
     graph = group_channels(state, inputs)
     stuck = frozenset(name for name in state.two_way_grouping if not graph.carries(name))
     if stuck:
-        flipped = group_channels(_traced(programs, names, ignored, TraceState(shapes, settable, stuck)), inputs)
+        flipped = group_channels(_traced(passes, names, ignored, TraceState(shapes, settable, stuck)), inputs)
         graph = max((graph, flipped), key=lambda g: sum(group.size for group in g.groups))
 
     # weights that only their own layers use, parameters that nothing uses, and residual branches
@@ -89,19 +96,17 @@ def trace_channels(
     return graph.with_blocks(find_residual_branches(programs[0], graph, model)) if blocks else graph
 
 
-def _traced(
-    programs: Sequence[ExportedProgram], names: dict[str, str], ignored: dict[str, str], state: TraceState
-) -> TraceState:
+def _traced(passes: Sequence[Pass], names: dict[str, str], ignored: dict[str, str], state: TraceState) -> TraceState:
     """Run every program on labels, freeze what is ignored, and return the finished state.
 
     Args:
-        programs: the network as it computes, and maybe as it trains; FLOPs are counted in the first.
+        passes: the network as it computes, and maybe as it trains; FLOPs are counted in the first.
         names: every name of a parameter or buffer -> the one that it is known by.
         ignored: tensors whose channels stay -> the pattern of `ignore` that says so.
         state: a new one.
     """
-    for program in programs:
-        LabelInterpreter(program, state, names).run(enable_io_processing=False)
+    for program, unused in passes:
+        LabelInterpreter(program, state, names, unused).run(enable_io_processing=False)
         state.counting = False
     for (tensor, _), ids in state.axes.items():
         if tensor in ignored:

@@ -12,6 +12,8 @@ from torch import Tensor
 from gdp.graph import Frozen
 from gdp.tracing.labels import ChannelIds, Labels
 
+UNUSED = "its result is not used"  # why the channels of a layer stay that nothing depends on
+
 
 @dataclass(frozen=True)
 class ParamRef:
@@ -69,8 +71,8 @@ class TraceState:
         flipped_grouping: grouped convs that are cut the other way than their sizes suggest.
         channel_ids: hands out ids, and joins them.
         axes: (tensor, dimension) -> channel id of every index.
-        producers: output axes of convs and linears.
-        readers: input axes of convs and linears.
+        producers: output axes of convs and linears -> whether something uses what they make.
+        readers: input axes of convs and linears, likewise.
         fixed_shapes: tensors that must keep their shape -> the reason.
         partly_cut: tensors used as activations -> the dimension that may be cut.
         frozen_layers: layers that no channel id was given to.
@@ -78,6 +80,7 @@ class TraceState:
         flops: the terms of the FLOPs.
         size_lines: line of the user's source -> channel ids whose number it may hold.
         counting: whether FLOPs are counted; only those of the eval graph are.
+        used: whether something uses the result of the operator whose rule is applied now.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -85,8 +88,8 @@ class TraceState:
     flipped_grouping: frozenset[str] = frozenset()
     channel_ids: ChannelIds = field(default_factory=ChannelIds)
     axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-    producers: set[tuple[str, int]] = field(default_factory=set)
-    readers: set[tuple[str, int]] = field(default_factory=set)
+    producers: dict[tuple[str, int], bool] = field(default_factory=dict)
+    readers: dict[tuple[str, int], bool] = field(default_factory=dict)
     fixed_shapes: dict[str, str] = field(default_factory=dict)
     partly_cut: dict[str, int] = field(default_factory=dict)
     frozen_layers: list[Frozen] = field(default_factory=list)
@@ -94,6 +97,13 @@ class TraceState:
     flops: list[FlopTerm] = field(default_factory=list)
     size_lines: dict[str, list[Tensor]] = field(default_factory=dict)
     counting: bool = True
+    used: bool = True
+
+    @property
+    def unused_weights(self) -> frozenset[str]:
+        """Plain names of the weights that are read by layers alone whose results nothing uses."""
+        used = {name for (name, _), used in self.readers.items() if used}
+        return frozenset(name for name, _ in self.readers) - used
 
     def carry(self, tensor: str, dim: int, ids: Tensor, location: str) -> None:
         """Note that index i of a tensor along a dimension belongs to channel `ids[i]`.
@@ -108,6 +118,24 @@ class TraceState:
         if known is not ids:
             self.channel_ids.union(known, ids, f"{tensor} is also used on channels that must stay ({location})")
 
+    def read(self, tensor: str, dim: int) -> None:
+        """Note that a conv or linear reads channels along a dimension of its weight.
+
+        Args:
+            tensor: plain name of the weight.
+            dim: the dimension.
+        """
+        self.readers[tensor, dim] = self.readers.get((tensor, dim), False) or self.used
+
+    def produce(self, tensor: str, dim: int) -> None:
+        """Note that a conv or linear makes channels along a dimension of its weight.
+
+        Args:
+            tensor: plain name of the weight.
+            dim: the dimension.
+        """
+        self.producers[tensor, dim] = self.producers.get((tensor, dim), False) or self.used
+
     def keep_shape(self, ref: ParamRef, reason: str) -> None:
         """Note that a tensor must keep its shape, and so must every channel it carries anywhere in the network.
 
@@ -115,7 +143,8 @@ class TraceState:
             ref: the tensor.
             reason: in words; the first one counts.
         """
-        self.fixed_shapes.setdefault(ref.name, reason)
+        if self.used:
+            self.fixed_shapes.setdefault(ref.name, reason)
 
     def as_activation(self, ref: ParamRef) -> Labels:
         """Return the labels of a parameter that `forward` computes with: a channel per index of one wide dimension.
@@ -130,7 +159,8 @@ class TraceState:
         if not wide:
             return Labels.frozen(ref.shape)
         dim = 0 if stored[0] > 1 else wide[-1]
-        self.partly_cut[ref.name] = dim
+        if self.used:
+            self.partly_cut[ref.name] = dim
         if (ref.name, dim) not in self.axes:
             self.axes[ref.name, dim] = self.channel_ids.new(stored[dim])
         at = ref.coordinates() // prod(stored[dim + 1 :]) % stored[dim]

@@ -62,8 +62,8 @@ def conv(call: OpCall) -> Any:
         axes = (ids_in, new_ids) if transposed else (ids_out, rows[0])
         call.state.carry(weight.name, 0, axes[0], call.location)
         call.state.carry(weight.name, 1, axes[1], call.location)
-        call.state.readers.add((weight.name, 0 if transposed else 1))
-        call.state.producers.add((weight.name, 1 if transposed else 0))
+        call.state.read(weight.name, 0 if transposed else 1)
+        call.state.produce(weight.name, 1 if transposed else 0)
         call.add_flops(coef, *axes)
     _carry_vector(call, "bias", ids_out)
     return Labels.along(ids_out, channel_dim, call.shape)
@@ -101,8 +101,8 @@ def linear(call: OpCall) -> Any:
         ids_out = call.channel_ids.new(weight.shape[0])
         call.state.carry(weight.name, 1, ids_in, call.location)
         call.state.carry(weight.name, 0, ids_out, call.location)
-        call.state.readers.add((weight.name, 1))
-        call.state.producers.add((weight.name, 0))
+        call.state.read(weight.name, 1)
+        call.state.produce(weight.name, 0)
         call.add_flops(rows, ids_out, ids_in)
     _carry_vector(call, "bias", ids_out)
     return Labels.along(ids_out, len(call.shape) - 1, call.shape)
@@ -141,7 +141,8 @@ def _computed_rows(call: OpCall, ids_in: Tensor, groups: int) -> Tensor:
 
     # the first tensor that carries the filters gives the group its name
     made = (key for key, vector in call.state.axes.items() if len(vector) and vector[0] == rows[0] != FROZEN_ID)
-    call.state.producers.update(list(made)[:1])
+    for key in list(made)[:1]:
+        call.state.produce(*key)
     return rows
 
 
