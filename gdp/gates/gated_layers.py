@@ -1,15 +1,14 @@
 """Gated layers: the weights that read channel groups, and the gates beside them.
 
-Beside the weight of a reading layer lies a buffer with its gate; once gates begin to move, the layer's class gets a
-property in place of the weight. The Parameter keeps its name, place and identity: optimizers, parameter groups, DDP and
-averaging see the network they have always seen.
+Beside a weight that reads channels lies a buffer with its gate; once gates begin to move, the layer's class gets a
+property in place of each such weight. The Parameter keeps its name, place and identity: optimizers, parameter groups,
+DDP and averaging see the network they have always seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -24,8 +23,10 @@ RECOMPUTE_NUMEL = 2**16
 # a layer that reads this many times fewer activations than it has weights has its input gated
 INPUT_GATING_RATIO = 4
 
-PRODUCT_KEY = "_gdp_product"  # in a layer's __dict__: the gated weight, while the layer computes
+PRODUCTS_KEY = "_gdp_products"  # in a layer's __dict__: name of a gated weight -> what it computes with, meanwhile
 VIEW_KEY = "_gdp_view"  # in a layer's __dict__: the WeightView of its network
+
+GatedTensors = tuple[tuple[str, bool], ...]  # names of gated weights, and whether nobody but their layer uses them
 
 
 class WeightView:
@@ -53,73 +54,120 @@ def gated_weight(weight: Tensor, gate: Tensor) -> Tensor:
     return weight * factor
 
 
+def gate_layer(layer: nn.Module, tensor: str, private: bool, view: WeightView) -> None:
+    """Let a layer compute with a gated weight from now on, in addition to others of its weights that are gated already.
+
+    Args:
+        layer: with the gate beside the weight.
+        tensor: name of the weight in it.
+        private: nobody but the layer itself computes with the weight.
+        view: of the network that the layer belongs to.
+    """
+    cls: Any = type(layer)
+    plain, tensors = (cls.__mro__[1], cls.gated_tensors) if _is_gated(cls) else (cls, ())
+    if tensor not in dict(tensors):  # in a deep copy of a gated layer it is
+        layer.__class__ = _gated_class(plain, (*tensors, (tensor, private)))
+    layer.__dict__[VIEW_KEY] = view
+
+
+def make_plain(layer: nn.Module) -> None:
+    """Give a layer the class back that it had before its weights were gated."""
+    layer.__dict__.pop(VIEW_KEY, None)
+    if _is_gated(type(layer)):
+        layer.__class__ = type(layer).__mro__[1]
+
+
+def _is_gated(cls: type) -> bool:
+    return cls.__module__ == __name__
+
+
 @cache
-def _gated_class(cls: Any, tensor: str, private: bool) -> Any:
-    """Return a subclass of a layer's class that computes with the gated weight.
+def _gated_class(cls: Any, tensors: GatedTensors) -> Any:
+    """Return a subclass of a layer's class that computes with gated weights.
 
     Args:
         cls: class of the layer.
-        tensor: name of the weight in it.
-        private: nobody but the layer itself computes with the weight.
+        tensors: the gated weights.
     """
 
-    def product(self: nn.Module) -> Tensor | None:
-        weight, gate = self._parameters[tensor], self._buffers[tensor + GATE_SUFFIX]
-        return None if weight is None or gate is None else gated_weight(weight, gate)
-
-    def gated(self: nn.Module) -> Tensor | None:
-        if PRODUCT_KEY in self.__dict__:
-            found: Tensor | None = self.__dict__[PRODUCT_KEY]
-            return found
-        view = None if _is_traced() or not private else self.__dict__.get(VIEW_KEY)
-        return self._parameters[tensor] if view is not None and view.shows_parameter else product(self)
-
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        weight, gate = self._parameters[tensor], self._buffers[tensor + GATE_SUFFIX]
-        if weight is None or gate is None or _is_traced():
+        gated = {name: pair for name, _ in tensors if (pair := _factors(self, name)) is not None}
+        if not gated or _is_traced():
             return cls.forward(self, *args, **kwargs)
 
-        # gate the input or the weight, whichever is cheaper
-        large = weight.numel() >= RECOMPUTE_NUMEL
-        hooks: Any = nullcontext()
-        used: Tensor = weight
-        if large and _input_is_smaller(self, cls, weight, gate, args):
+        # gate the input or the weights, whichever is cheaper
+        used: dict[str, Tensor] = {name: weight for name, (weight, _) in gated.items()}
+        hooks: AbstractContextManager[Any] = nullcontext()
+        if _input_is_smaller(self, cls, gated, args):
+            ((weight, gate),) = gated.values()
             args = (args[0] * gate.to(weight.dtype).view(gate.shape[1:]), *args[1:])
         else:
-            used = gated_weight(weight, gate)
-            if large and torch.is_grad_enabled() and _saved_tensor_hooks_are_free():
-                hooks = saved_tensors_hooks(*_recomputed(weight, gate, used))
+            used = {name: gated_weight(*factors) for name, factors in gated.items()}
+            hooks = _recomputed(gated, used)
 
-        outer = self.__dict__.get(PRODUCT_KEY)  # a forward may call itself
-        self.__dict__[PRODUCT_KEY] = used
+        outer = self.__dict__.get(PRODUCTS_KEY)  # a forward may call itself
+        self.__dict__[PRODUCTS_KEY] = used
         try:
             with hooks:
                 return cls.forward(self, *args, **kwargs)
         finally:
-            self.__dict__[PRODUCT_KEY] = outer
+            self.__dict__[PRODUCTS_KEY] = outer
             if outer is None:
-                del self.__dict__[PRODUCT_KEY]
+                del self.__dict__[PRODUCTS_KEY]
 
     def reduce(self: nn.Module, protocol: Any) -> Any:
         # pickle and deepcopy know no class made on the way; a copy is no part of the run whose hooks have their turn
         state = {key: value for key, value in self.__dict__.items() if key != VIEW_KEY}
-        return _new_gated_layer, (cls, tensor, private), state
+        return _new_gated_layer, (cls, tensors), state
 
-    gating = {tensor: property(gated), "forward": forward, "__reduce_ex__": reduce, "__module__": __name__}
-    return type(f"Gated{cls.__name__}", (cls,), gating)
+    gating = {"forward": forward, "__reduce_ex__": reduce, "__module__": __name__, "gated_tensors": tensors}
+    weights = {name: _gated_property(name, private) for name, private in tensors}
+    return type(f"Gated{cls.__name__}", (cls,), weights | gating)
 
 
-def _input_is_smaller(layer: Any, cls: Any, weight: Tensor, gate: Tensor, args: tuple[Any, ...]) -> bool:
+def _gated_property(tensor: str, private: bool) -> property:
+    """Return the property that stands in the place of a weight.
+
+    Args:
+        tensor: name of the weight.
+        private: nobody but the layer itself computes with it.
+    """
+
+    def gated(self: nn.Module) -> Tensor | None:
+        if tensor in self.__dict__.get(PRODUCTS_KEY, ()):
+            found: Tensor = self.__dict__[PRODUCTS_KEY][tensor]
+            return found
+        view = None if _is_traced() or not private else self.__dict__.get(VIEW_KEY)
+        factors = None if view is not None and view.shows_parameter else _factors(self, tensor)
+        return self._parameters[tensor] if factors is None else gated_weight(*factors)
+
+    return property(gated)
+
+
+def _factors(layer: nn.Module, tensor: str) -> tuple[nn.Parameter, Tensor] | None:
+    """Return a weight and the gate beside it, or None where one of them is not there.
+
+    Args:
+        layer: that holds them.
+        tensor: name of the weight.
+    """
+    weight, gate = layer._parameters[tensor], layer._buffers[tensor + GATE_SUFFIX]
+    return None if weight is None or gate is None else (weight, gate)
+
+
+def _input_is_smaller(layer: Any, cls: Any, gated: Mapping[str, tuple[Tensor, Tensor]], args: tuple[Any, ...]) -> bool:
     """Return whether a layer reads so few activations that it is cheaper to gate them than its weight.
 
     Args:
         layer: the gated layer.
         cls: its class before it was gated.
-        weight: its weight.
-        gate: beside the weight.
+        gated: its weights and their gates.
         args: of its forward.
     """
-    if not args or not isinstance(args[0], Tensor) or args[0].numel() * INPUT_GATING_RATIO > weight.numel():
+    weight, gate = next(iter(gated.values()))
+    if weight.numel() < RECOMPUTE_NUMEL or list(gated) != ["weight"] or not args or not isinstance(args[0], Tensor):
+        return False
+    if args[0].numel() * INPUT_GATING_RATIO > weight.numel():
         return False
     conv = cls.forward in (nn.Conv1d.forward, nn.Conv2d.forward) and layer.groups == 1 and args[0].dim() == weight.dim()
     own = conv and cls._conv_forward not in (nn.Conv1d._conv_forward, nn.Conv2d._conv_forward)
@@ -133,116 +181,49 @@ def _is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def _new_gated_layer(cls: Any, tensor: str, private: bool) -> Any:
+def _new_gated_layer(cls: Any, tensors: GatedTensors) -> Any:
     """Return an empty gated layer, for pickle to fill."""
-    gated_cls = _gated_class(cls, tensor, private)
+    gated_cls = _gated_class(cls, tensors)
     return gated_cls.__new__(gated_cls)
 
 
-def _recomputed(weight: Tensor, gate: Tensor, used: Tensor) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]:
-    """Return hooks by which autograd keeps the gated weight as its two factors.
+def _recomputed(gated: Mapping[str, tuple[Tensor, Tensor]], used: Mapping[str, Tensor]) -> AbstractContextManager[Any]:
+    """Return a context in which autograd keeps large gated weights as their two factors.
 
     Else a second copy of all weights would live from the forward to the backward pass.
 
     Args:
-        weight: the Parameter.
-        gate: beside it.
-        used: their product.
+        gated: Parameters and the gates beside them.
+        used: their products.
     """
-    place, numel, dtype = used.data_ptr(), used.numel(), used.dtype  # not `used` itself, which is not to live on
-    versions = (weight._version, gate._version)
+    large = [name for name, (weight, _) in gated.items() if weight.numel() >= RECOMPUTE_NUMEL]
+    if not large or not torch.is_grad_enabled() or not _saved_tensor_hooks_are_free():
+        return nullcontext()
+    # by the place of the product in memory, not by `used` itself, which is not to live on
+    kept = {used[name].data_ptr(): (*gated[name], used[name].numel(), used[name].dtype) for name in large}
+    versions = {place: (weight._version, gate._version) for place, (weight, gate, *_) in kept.items()}
 
-    def pack(saved: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...]]:
-        its = saved.data_ptr() == place and saved.numel() == numel and saved.dtype == dtype
-        return (saved.shape, saved.stride()) if its else saved  # a linear layer saves a transposed view
+    def pack(saved: Tensor) -> Tensor | tuple[int, torch.Size, tuple[int, ...]]:
+        place = saved.data_ptr()
+        its = place in kept and (saved.numel(), saved.dtype) == kept[place][2:]
+        return (place, saved.shape, saved.stride()) if its else saved  # a linear layer saves a transposed view
 
-    def unpack(saved: Tensor | tuple[torch.Size, tuple[int, ...]]) -> Tensor:
+    def unpack(saved: Tensor | tuple[int, torch.Size, tuple[int, ...]]) -> Tensor:
         if isinstance(saved, Tensor):
             return saved
-        if (weight._version, gate._version) != versions:
+        place, shape, stride = saved
+        weight, gate, *_ = kept[place]
+        if (weight._version, gate._version) != versions[place]:
             raise RuntimeError(
                 "a weight that is needed for the gradient has been changed in place between forward and backward; call "
                 "backward before the optimizer's step, or run forward again"
             )
-        return gated_weight(weight.detach(), gate).as_strided(*saved)
+        return gated_weight(weight.detach(), gate).as_strided(shape, stride)
 
-    return pack, unpack
+    return saved_tensors_hooks(pack, unpack)
 
 
 def _saved_tensor_hooks_are_free() -> bool:
     """Return whether no one else decides what autograd keeps; activation checkpointing does, for instance."""
     autograd: Any = torch._C._autograd
     return autograd._saved_tensors_hooks_is_enabled() and autograd._top_saved_tensors_default_hooks(True) is None
-
-
-@dataclass(frozen=True)
-class GatedWeight:
-    """A weight that reads channel groups along one dimension, and its gate.
-
-    Attributes:
-        module: the layer that holds the weight.
-        tensor: name of the weight in it.
-        dim: dimension along which channels are read.
-        index: the channel (in the flat vector of all gates) that every entry along `dim` reads, shape (size along
-            dim,); the last place of the flat vector is the gate that is always open.
-        private: nobody but the layer itself computes with the weight.
-    """
-
-    module: nn.Module
-    tensor: str
-    dim: int
-    index: Tensor
-    private: bool = False
-
-    @property
-    def weight(self) -> nn.Parameter:
-        """The trained parameter, without its gate."""
-        weight = self.module._parameters[self.tensor]
-        assert weight is not None
-        return weight
-
-    @property
-    def gate(self) -> Tensor:
-        """The buffer beside the weight, shaped to be multiplied with it."""
-        gate: Tensor = getattr(self.module, self.tensor + GATE_SUFFIX)
-        return gate
-
-    @property
-    def is_registered(self) -> bool:
-        """Whether the gate is there."""
-        return hasattr(self.module, self.tensor + GATE_SUFFIX)
-
-    def register(self) -> None:
-        """Put an open gate beside the weight."""
-        shape = [1] * self.weight.dim()
-        shape[self.dim] = -1
-        ones = torch.ones(len(self.index), dtype=torch.float32, device=self.weight.device).view(shape)
-        self.module.register_buffer(self.tensor + GATE_SUFFIX, ones)
-
-    def activate(self, view: WeightView) -> None:
-        """Let the layer compute with its gated weight from now on; until then its `weight` is the plain Parameter.
-
-        Args:
-            view: of the network that the layer belongs to.
-        """
-        cls: Any = type(self.module)
-        if not _is_gated(cls):  # a deep copy of a gated layer is
-            self.module.__class__ = _gated_class(cls, self.tensor, self.private)
-        self.module.__dict__[VIEW_KEY] = view
-
-    def unregister(self) -> None:
-        """Take the gate away; the weight itself is not changed."""
-        make_plain(self.module)
-        if self.is_registered:
-            delattr(self.module, self.tensor + GATE_SUFFIX)
-
-
-def make_plain(layer: nn.Module) -> None:
-    """Give a layer the class back that it had before it was gated."""
-    layer.__dict__.pop(VIEW_KEY, None)
-    if _is_gated(type(layer)):
-        layer.__class__ = type(layer).__mro__[1]
-
-
-def _is_gated(cls: type) -> bool:
-    return cls.__module__ == __name__

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from gdp.errors import GDPError
 from gdp.gates.functions import GateFunction, polar_gate
-from gdp.gates.gated_layers import GatedWeight, WeightView
-from gdp.gates.readers import find_gated_weights
+from gdp.gates.gated_layers import WeightView
+from gdp.gates.readers import GatedWeight, find_gated_weights
 from gdp.graph import ChannelGraph
 from gdp.report import History
 from gdp.utils import Difference, get_module, parameter_shapes, under_plain_names

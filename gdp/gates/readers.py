@@ -3,13 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from gdp.gates.gated_layers import GatedWeight, make_plain
+from gdp.gates.gated_layers import WeightView, gate_layer, make_plain
 from gdp.graph import ChannelGraph
 from gdp.utils import GATE_SUFFIX, named_tensors
+
+
+@dataclass(frozen=True)
+class GatedWeight:
+    """A weight that reads channel groups along one dimension, and its gate.
+
+    Attributes:
+        module: the layer that holds the weight.
+        tensor: name of the weight in it.
+        dim: dimension along which channels are read.
+        index: the channel (in the flat vector of all gates) that every entry along `dim` reads, shape (size along
+            dim,); the last place of the flat vector is the gate that is always open.
+        private: nobody but the layer itself computes with the weight.
+    """
+
+    module: nn.Module
+    tensor: str
+    dim: int
+    index: Tensor
+    private: bool = False
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The trained parameter, without its gate."""
+        weight = self.module._parameters[self.tensor]
+        assert weight is not None
+        return weight
+
+    @property
+    def gate(self) -> Tensor:
+        """The buffer beside the weight, shaped to be multiplied with it."""
+        gate: Tensor = getattr(self.module, self.tensor + GATE_SUFFIX)
+        return gate
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the gate is there."""
+        return hasattr(self.module, self.tensor + GATE_SUFFIX)
+
+    def register(self) -> None:
+        """Put an open gate beside the weight."""
+        shape = [1] * self.weight.dim()
+        shape[self.dim] = -1
+        ones = torch.ones(len(self.index), dtype=torch.float32, device=self.weight.device).view(shape)
+        self.module.register_buffer(self.tensor + GATE_SUFFIX, ones)
+
+    def activate(self, view: WeightView) -> None:
+        """Let the layer compute with its gated weight from now on; until then its `weight` is the plain Parameter.
+
+        Args:
+            view: of the network that the layer belongs to.
+        """
+        gate_layer(self.module, self.tensor, self.private, view)
+
+    def unregister(self) -> None:
+        """Take the gate away; the weight itself is not changed. Other gates of the layer do not act any more."""
+        make_plain(self.module)
+        if self.is_registered:
+            delattr(self.module, self.tensor + GATE_SUFFIX)
 
 
 def find_gated_weights(

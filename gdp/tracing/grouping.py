@@ -242,12 +242,13 @@ def _frozen_layers(
 
 
 def _layer(tensor: str) -> str:
-    """Return the name of the layer that holds a tensor; the tensor's own name where it hangs on the network itself.
+    """Return the name of the layer that holds a weight; the tensor's own name where it is no layer's one weight.
 
     Args:
         tensor: plain name of a parameter or buffer.
     """
-    return tensor.rpartition(".")[0].removesuffix(".parametrizations.weight") or tensor
+    owner = tensor.rpartition(".")[0].removesuffix(".parametrizations.weight")
+    return owner if owner and "weight" in tensor.removeprefix(owner) else tensor
 
 
 def _flop_model(terms: list[FlopTerm], group_of: Tensor, sizes: Tensor) -> FlopModel:

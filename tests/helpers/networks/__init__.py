@@ -36,6 +36,7 @@ from helpers.networks.layer_types import (
     WeightNorm,
     WeightStandardized,
 )
+from helpers.networks.raw_weights import ListOfWeights, RawWeights
 from helpers.networks.shapes import (
     ChannelShuffle,
     Chunk,
@@ -87,6 +88,7 @@ __all__ = [
     "GroupedBetweenStreams",
     "LargeBias",
     "LearnedSlopes",
+    "ListOfWeights",
     "Literal",
     "Mask",
     "NativeShuffle",
@@ -94,6 +96,7 @@ __all__ = [
     "OptionA",
     "PixelShuffle",
     "PooledLinear",
+    "RawWeights",
     "Residual",
     "ReturnedAndUsed",
     "Reused",
@@ -121,4 +124,5 @@ NETS = [
     PooledLinear, ViewLinear, Reused, Tied, ReturnedAndUsed, DictOutput, TupleOutput, SeveralInputs, LargeBias,
     LearnedSlopes, Transposed, OptionA, Untrained, Compiled, FunctionalConv, AuxiliaryHead, Literal, Dilated,
     OneDimension, ThreeDimensions, GroupNorm, ConvNeXt, WeightStandardized, WeightNorm, Attention, Embedding,
+    RawWeights, ListOfWeights,
 ]  # fmt: skip
