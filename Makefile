@@ -55,8 +55,15 @@ lint: setup
 bench: setup
 	$(RUN) -m benchmarks.$(BENCH) $(ARGS)
 
-coverage: setup
-	$(RUN) -m benchmarks.coverage $(ARGS)
+# ARGS="--suite packages" runs in an environment of its own, with the packages of benchmarks/coverage/packages.txt
+coverage: $(if $(findstring packages,$(ARGS)),.venv-packages/ready,setup)
+	OMP_NUM_THREADS=1 $(if $(findstring packages,$(ARGS)),.venv-packages/bin,$(BIN))/python -m benchmarks.coverage $(ARGS)
+
+.venv-packages/ready: setup.cfg pyproject.toml benchmarks/coverage/packages.txt
+	test -x .venv-packages/bin/python || $(PYTHON) -m venv .venv-packages
+	.venv-packages/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r benchmarks/coverage/packages.txt -e ".[benchmarks]"
+	touch $@
 
 digits-table: setup
 	$(RUN) -m benchmarks.accuracy.digits $(ARGS)

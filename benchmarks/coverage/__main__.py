@@ -1,4 +1,4 @@
-"""Run gdp on every model of torchvision, detection backbones and timm, and write docs/coverage.md."""
+"""Run gdp on the networks of one suite or of all but the other packages', and write docs/coverage.md."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from torch import nn
 import gdp
 from benchmarks.coverage.document import document
 from benchmarks.coverage.measure import measure
-from benchmarks.coverage.models import SETS, names
+from benchmarks.coverage.models import SUITES, names
+from benchmarks.coverage.packages_document import packages_of, packages_section, with_packages
 from benchmarks.coverage.peer import groups_of, measure_peer
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "runs" / "coverage"
 DOCUMENT = ROOT / "docs" / "coverage.md"
 TOOLS = ("gdp", "peer")
+PACKAGES, OTHERS = SUITES[-1], SUITES[:-1]  # only the others run in the environment of `make setup`
 MEMORY = {"gdp": 20, "peer": 12}  # GiB of address space; Torch-Pruning asks for more on some models
 SECONDS = 600  # for everything about one model; then its process is ended
 
@@ -52,13 +54,13 @@ def child(tool: str, which: str, name: str) -> None:
 
     Args:
         tool: one of TOOLS.
-        which: the set the model belongs to.
+        which: the suite the model belongs to.
         name: its name there.
     """
     limit = MEMORY[tool] * 2**30
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     torch.set_num_threads(1)  # again: after a fork torch makes its pool anew, and not safely from two threads at once
-    last: dict[str, Any] = {"set": which, "name": name}
+    last: dict[str, Any] = {"suite": which, "name": name}
 
     def note(record: dict[str, Any]) -> None:
         last.update(record)
@@ -93,7 +95,7 @@ def run_apart(tool: str, which: str, name: str) -> dict[str, Any]:
 
     Args:
         tool: one of TOOLS.
-        which: the set the model belongs to.
+        which: the suite the model belongs to.
         name: its name there.
     """
     file = path(tool, which, name)
@@ -106,14 +108,26 @@ def run_apart(tool: str, which: str, name: str) -> dict[str, Any]:
         process.kill()
         process.join()
         ended = f"no result after {SECONDS} s"
-    record = json.loads(file.read_text()) if file.exists() else {"set": which, "name": name, "step": "start"}
+    record = json.loads(file.read_text()) if file.exists() else {"suite": which, "name": name, "step": "start"}
     if "seconds" not in record:
         record |= {"failed": ended, "seconds": float(SECONDS)}
         file.write_text(json.dumps(record) + "\n")
     return record
 
 
-SHOWN = ["failed", "trace_s", "dry_run_s", "error", "opened", "input", "removable", "groups", "graph_s", "untrained"]
+SHOWN = [
+    "failed",
+    "check_s",
+    "trace_s",
+    "dry_run_s",
+    "error",
+    "opened",
+    "input",
+    "removable",
+    "groups",
+    "graph_s",
+    "untrained",
+]
 
 
 def line(tool: str, record: dict[str, Any]) -> str:
@@ -126,31 +140,57 @@ def line(tool: str, record: dict[str, Any]) -> str:
     shown = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in record.items() if k in SHOWN}
     if record.get("flops_cut") != record.get("flops_predicted"):
         shown["FLOPs"] = f"{record['flops_predicted']} predicted, {record['flops_cut']} counted"
-    return f"{record['set']} {record['name']} {tool} ({record['seconds']:.0f} s), {record['step']}: {shown}"
+    return f"{record['suite']} {record['name']} {tool} ({record['seconds']:.0f} s), {record['step']}: {shown}"
+
+
+def records_of(suites: tuple[str, ...], tool: str) -> list[dict[str, Any]] | None:
+    """Return the records of what a tool did on all models of some suites; None if gdp's are not complete.
+
+    Args:
+        suites: some of SUITES.
+        tool: one of TOOLS.
+    """
+    models = [(which, name) for which in suites for name in names(which)]
+    done = [path(tool, *model) for model in models if finished(tool, *model)]
+    return None if tool == "gdp" and len(done) < len(models) else [json.loads(file.read_text()) for file in done]
+
+
+def write(suites: tuple[str, ...]) -> None:
+    """Write the document's part about some suites; the rest stays, and all of it where a model was not measured.
+
+    Args:
+        suites: PACKAGES alone, or any of the others, which stand in one part.
+    """
+    packages = suites == (PACKAGES,)
+    ours = records_of(suites if packages else OTHERS, "gdp")
+    if ours is None:
+        print(f"{DOCUMENT.name} stays as it is: not every model of its part is measured. Run without --only.")
+        return
+    old = DOCUMENT.read_text() if DOCUMENT.exists() else ""
+    text = old if packages else document(ours, records_of(OTHERS, "peer") or [])
+    DOCUMENT.write_text(with_packages(text, packages_section(ours) if packages else packages_of(old)))
 
 
 def main() -> None:
-    """Measure the models that are asked for, and write the document from all records."""
+    """Measure the models that are asked for, and write the document from their records."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
-    parser.add_argument("--set", choices=[*SETS, "all"], default="all")
+    parser.add_argument("--suite", choices=[*SUITES, "all"], default="all", help=f"`all` is all but `{PACKAGES}`")
     parser.add_argument("--only", default="*", metavar="GLOB", help="names of the models to run")
     parser.add_argument("--tool", choices=[*TOOLS, "all"], default="all", help="`peer` is Torch-Pruning")
     parser.add_argument("--resume", action="store_true", help="leave out what was measured already")
     parser.add_argument("--write", action="store_true", help="run nothing, only write the document")
     options = parser.parse_args()
+    suites = OTHERS if options.suite == "all" else (options.suite,)
     RESULTS.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     warm_up()
-    for which in SETS if not options.write else ():
+    for which in suites if not options.write else ():
         for name in names(which):
-            if options.set not in (which, "all") or not fnmatchcase(name, options.only):
-                continue
-            for tool in TOOLS:
-                if options.tool in (tool, "all") and not (options.resume and finished(tool, which, name)):
+            for tool in TOOLS[:1] if which == PACKAGES else TOOLS:
+                asked = options.tool in (tool, "all") and fnmatchcase(name, options.only)
+                if asked and not (options.resume and finished(tool, which, name)):
                     print(line(tool, run_apart(tool, which, name)), flush=True)
-    records = {t: [json.loads(f.read_text()) for f in sorted(RESULTS.glob(f"*.{t}.json"))] for t in TOOLS}
-    records = {t: [r for r in found if "seconds" in r] for t, found in records.items()}
-    DOCUMENT.write_text(document(records["gdp"], records["peer"]))
+    write(suites)
 
 
 if __name__ == "__main__":

@@ -41,21 +41,21 @@ gdp leaves these alone as well; the table above says in how many networks:
 
 
 def document(ours: list[Record], peers: list[Record]) -> str:
-    """Return the whole document.
+    """Return the whole document but for the section of other packages.
 
     Args:
         ours: records of gdp.
         peers: records of Torch-Pruning.
     """
-    peer = {(r["set"], r["name"]): r for r in peers}
+    peer = {(r["suite"], r["name"]): r for r in peers}
     order = {key: i for i, key in enumerate((which, name) for which in TITLES for name in names(which))}
-    ours = sorted((r for r in ours if (r["set"], r["name"]) in order), key=lambda r: order[r["set"], r["name"]])
+    ours = sorted((r for r in ours if (r["suite"], r["name"]) in order), key=lambda r: order[r["suite"], r["name"]])
     parts = [_head(), "## Summary\n", _summary(ours, peer), _exceptions(ours, peer)]
     for which, title in TITLES.items():
-        records = [r for r in ours if r["set"] == which]
+        records = [r for r in ours if r["suite"] == which]
         if records:
             parts += [f"## {title}\n", _models(records, peer)]
-    parts += ["## What stays, and why\n", _reasons(ours), "## Next steps\n" + NEXT_STEPS]
+    parts += ["## What stays, and why\n", reasons(ours), "## Next steps\n" + NEXT_STEPS]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -85,18 +85,18 @@ For every network: trace, dry run, a random {SHARE:.0%} of **every** group close
 """
 
 
-def _share(records: list[Record], holds: Any) -> str:
+def share(records: list[Record], holds: Any) -> str:
     return f"{sum(map(holds, records))} of {len(records)}"
 
 
 def _summary(ours: list[Record], peer: dict[tuple[str, str], Record]) -> str:
-    columns = {w: [r for r in ours if r["set"] == w] for w in TITLES if any(r["set"] == w for r in ours)}
+    columns = {w: [r for r in ours if r["suite"] == w] for w in TITLES if any(r["suite"] == w for r in ours)}
     peers = {w: [peer[w, r["name"]] for r in rs if (w, r["name"]) in peer] for w, rs in columns.items()}
     done = {w: [r for r in rs if "failed" not in r] for w, rs in columns.items()}
 
     # one line per figure, one column per set
     rows = [
-        ["exact", *(_share(rs, exact) for rs in columns.values())],
+        ["exact", *(share(rs, exact) for rs in columns.values())],
         ["errors", *(str(sum("failed" in r for r in rs)) for rs in columns.values())],
         ["not exact", *(str(sum(not exact(r) for r in rs)) for rs in done.values())],
         ["largest error", *(f"{max((r['error'] for r in rs), default=0):.1e}" for rs in done.values())],
@@ -104,10 +104,10 @@ def _summary(ours: list[Record], peer: dict[tuple[str, str], Record]) -> str:
             "smallest control",
             *(f"{min((r['opened'] for r in rs if r['groups']), default=0):.1e}" for rs in done.values()),
         ],
-        ["FLOPs equal", *(_share(rs, counted) for rs in columns.values())],
-        ["trains afterwards", *(_share(rs, lambda r: r["step"] == "done") for rs in columns.values())],
-        ["removable, median", *(f"{_median([r['removable'] for r in rs]):.1%}" for rs in done.values())],
-        ["seconds to trace, median", *(_seconds(rs, "trace", _median) for rs in done.values())],
+        ["FLOPs equal", *(share(rs, counted) for rs in columns.values())],
+        ["trains afterwards", *(share(rs, lambda r: r["step"] == "done") for rs in columns.values())],
+        ["removable, median", *(f"{median([r['removable'] for r in rs]):.1%}" for rs in done.values())],
+        ["seconds to trace, median", *(_seconds(rs, "trace", median) for rs in done.values())],
         ["seconds to trace, largest", *(_seconds(rs, "trace", max) for rs in done.values())],
         [
             "seconds of the dry run, largest",
@@ -117,10 +117,10 @@ def _summary(ours: list[Record], peer: dict[tuple[str, str], Record]) -> str:
     if any(peers.values()):
         made = {w: [r for r in rs if "graph_s" in r] for w, rs in peers.items()}
         rows += [
-            ["Torch-Pruning: graph is built", *(_share(rs, lambda r: "graph_s" in r) for rs in peers.values())],
-            ["Torch-Pruning: result runs", *(_share(rs, runs) for rs in peers.values())],
-            ["Torch-Pruning: result trains", *(_share(rs, lambda r: r["step"] == "done") for rs in peers.values())],
-            ["Torch-Pruning: seconds, median", *(_seconds(rs, "graph", _median) for rs in made.values())],
+            ["Torch-Pruning: graph is built", *(share(rs, lambda r: "graph_s" in r) for rs in peers.values())],
+            ["Torch-Pruning: result runs", *(share(rs, runs) for rs in peers.values())],
+            ["Torch-Pruning: result trains", *(share(rs, lambda r: r["step"] == "done") for rs in peers.values())],
+            ["Torch-Pruning: seconds, median", *(_seconds(rs, "graph", median) for rs in made.values())],
             ["Torch-Pruning: seconds, largest", *(_seconds(rs, "graph", max) for rs in made.values())],
         ]
     return table(["", *(f"{w} ({len(rs)})" for w, rs in columns.items())], rows)
@@ -131,7 +131,7 @@ def runs(record: Record) -> bool:
     return record["step"] in ("train", "done")
 
 
-def _median(values: list[float]) -> float:
+def median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2] if values else float("nan")
 
 
@@ -139,10 +139,10 @@ def _seconds(records: list[Record], what: str, choose: Any) -> str:
     if not records:
         return ""
     wall, cpu = ([r[key] for r in records if key in r] for key in (f"{what}_s", f"{what}_cpu_s"))
-    return _wall_and_cpu(choose(wall), choose(cpu) if cpu else None)
+    return wall_and_cpu(choose(wall), choose(cpu) if cpu else None)
 
 
-def _wall_and_cpu(wall: float, cpu: float | None) -> str:
+def wall_and_cpu(wall: float, cpu: float | None) -> str:
     return f"{wall:.2f} ({cpu:.2f})" if cpu is not None and wall > 1.2 * cpu else f"{wall:.2f}"
 
 
@@ -175,16 +175,16 @@ def _models(records: list[Record], peer: dict[tuple[str, str], Record]) -> str:
                 ("-" if r["opened"] is None else f"{r['opened']:.0e}") + ("" if controlled(r) else " **!**"),
                 "yes" if counted(r) else "**no**",
                 "yes" if not r["untrained"] else f"yes, {r['untrained']} parameters unused",
-                _wall_and_cpu(r["trace_s"], r.get("trace_cpu_s")),
+                wall_and_cpu(r["trace_s"], r.get("trace_cpu_s")),
             ]
-        rows.append([*row, *_of_peer(peer.get((r["set"], r["name"])))])
+        rows.append([*row, *_of_peer(peer.get((r["suite"], r["name"])))])
     return table([*header, "Torch-Pruning, s", "its result"], rows)
 
 
 def _of_peer(record: Record | None) -> list[str]:
     if record is None:
         return ["", "not run"]
-    seconds = _wall_and_cpu(record["graph_s"], record.get("graph_cpu_s")) if "graph_s" in record else ""
+    seconds = wall_and_cpu(record["graph_s"], record.get("graph_cpu_s")) if "graph_s" in record else ""
     where = {"graph": "no graph", "prune": "can't prune", "run": "does not run", "train": "runs, does not train"}
     fails = f"{where.get(record['step'], record['step'])}: {record.get('failed', '')[:60]}"
     return [seconds, "runs, trains" if record["step"] == "done" else fails]
@@ -194,7 +194,7 @@ def _exceptions(ours: list[Record], peer: dict[tuple[str, str], Record]) -> str:
     """Return every figure that is not what it should be, in one list."""
     found = []
     for r in ours:
-        name, other = f"{r['set']} `{r['name']}`", peer.get((r["set"], r["name"]), {})
+        name, other = f"{r['suite']} `{r['name']}`", peer.get((r["suite"], r["name"]), {})
         if "failed" in r:
             found.append(f"{name} fails at step '{r['step']}': {r['failed']}")
             continue
@@ -206,7 +206,7 @@ def _exceptions(ours: list[Record], peer: dict[tuple[str, str], Record]) -> str:
             found.append(f"{name}: {r['flops_predicted']:,} FLOPs predicted, {r['flops_cut']:,} counted by fvcore")
         if r.get("trace_cpu_s", r["trace_s"]) > 3:
             found.append(f"{name} takes {r['trace_s']:.1f} s to trace ({r.get('trace_cpu_s', r['trace_s']):.1f} s CPU)")
-        if r["dry_run_s"] > 10 or (r["set"] == "torchvision" and r["dry_run_forwards"] > 5):
+        if r["dry_run_s"] > 10 or (r["suite"] == "torchvision" and r["dry_run_forwards"] > 5):
             found.append(f"{name}: the dry run takes {r['dry_run_s']:.1f} s and {r['dry_run_forwards']} passes")
         if other.get("graph_s", 0) > 1 and other["graph_s"] < 3 * r["trace_s"]:
             ratio = other["graph_s"] / r["trace_s"]
@@ -229,7 +229,12 @@ def without_names(reason: str) -> str:
     return re.sub(r"\d+(\.\d+)?", "N", short) if "can't follow" in short else short
 
 
-def _reasons(ours: list[Record]) -> str:
+def reasons(ours: list[Record]) -> str:
+    """Return a table of why parts stay: in how many networks, and how many parts.
+
+    Args:
+        ours: records of gdp.
+    """
     layers: Counter[str] = Counter()
     networks: Counter[str] = Counter()
     for r in ours:

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import gdp
+from benchmarks.common.machine import version_of
 from benchmarks.common.timing import timed
-from benchmarks.coverage.models import build, other_input, prepare
+from benchmarks.coverage.models import build, other_inputs, prepare
+from benchmarks.coverage.packages import package_of
 from gdp.gates import Gates
 from gdp.selection import lowest_flops
 from gdp.surgery import freeze_uncuttable_groups
 from gdp.tracing import trace_channels
-from gdp.utils import count_flops
+from gdp.utils import Inputs, count_flops, match_weights
 
 TOLERANCE = 1e-5  # relative; what a cut network may differ by from the gated one
 CONTROL = 10 * TOLERANCE  # what one closed group left open, and another input, have to change at least
@@ -34,7 +36,7 @@ def measure(which: str, name: str, note: Callable[[Record], None] = lambda _: No
     """Measure everything about gdp on one model; in float64 again where float32 can't decide.
 
     Args:
-        which: the set the model belongs to.
+        which: the suite the model belongs to.
         name: its name there.
         note: is told the record after every step, so that a crash leaves what was known.
     """
@@ -46,23 +48,28 @@ def measure(which: str, name: str, note: Callable[[Record], None] = lambda _: No
 
 
 def _measure(which: str, name: str, dtype: torch.dtype, note: Callable[[Record], None]) -> Record:
-    record: Record = {"set": which, "name": name, "dtype": str(dtype).removeprefix("torch.")}
+    record: Record = {"suite": which, "name": name, "dtype": str(dtype).removeprefix("torch.")}
 
     def reached(step: str, **values: Any) -> None:
         record.update(values, step=step)
         note(record)
 
     reached("build")
-    net, x = build(which, name)
+    net, inputs = build(which, name)
     record["parameters"] = sum(p.numel() for p in net.parameters())
+    if which == "packages" and dtype is torch.float32:  # first of all, so that nothing that a check needs is known yet
+        reached("check", version=version_of(package_of(name)))
+        _, took = timed(lambda: gdp.check(net, inputs))
+        record.update(check_s=took.wall, check_cpu_s=took.cpu)
     reached("trace")
-    graph, took = timed(lambda: trace_channels(net, x))
-    shape, groups = list(x.shape), len(graph.groups)
+    graph, took = timed(lambda: trace_channels(net, inputs))
+    shape, groups = list(inputs[0].shape), len(graph.groups)
     reached("prepare", trace_s=took.wall, trace_cpu_s=took.cpu, groups_traced=groups, input_shape=shape)
-    prepare(net, x)
+    prepare(net, inputs)
     if dtype is torch.float64:
-        net, x = net.double(), x.double()
-        graph = trace_channels(net, x)
+        net = net.double()
+        inputs = match_weights(net, inputs)
+        graph = trace_channels(net, inputs)
 
     # groups that can't be cut are frozen after a dry run
     reached("dry run")
@@ -75,7 +82,7 @@ def _measure(which: str, name: str, dtype: torch.dtype, note: Callable[[Record],
     reached("count", dry_run_s=took.wall, dry_run_forwards=len(passes), groups=len(graph.groups))
 
     # how much can go at most
-    dense = count_flops(net, x)
+    dense = count_flops(net, inputs)
     frozen = Counter(f.reason for f in graph.frozen)
     removable = 1 - lowest_flops(graph.with_dense_flops(dense)) / dense
     reached("close", flops=dense, removable=removable, frozen=dict(frozen.most_common()))
@@ -86,9 +93,9 @@ def _measure(which: str, name: str, dtype: torch.dtype, note: Callable[[Record],
     for group in graph.groups:
         closed = min(round(SHARE * group.size), group.size - 1)
         gates.close(group.name, torch.randperm(group.size, generator=random)[:closed])
-    probe = other_input(x, 6)
+    probe = other_inputs(inputs, 6)
     gated = outputs(net, probe)
-    record["input"] = min(differences(gated, outputs(net, other_input(x, 7))))
+    record["input"] = min(differences(gated, outputs(net, other_inputs(inputs, 7))))
     record["opened"] = opened_by_mistake(net, graph, gates, probe, gated)
 
     # cut, compare, train
@@ -101,20 +108,20 @@ def _measure(which: str, name: str, dtype: torch.dtype, note: Callable[[Record],
     reached(
         "train", error=error, remove_s=took.wall, flops_predicted=report.flops_predicted, flops_cut=report.flops_after
     )
-    loss, untrained = train_step(net, other_input(x, 8, batch=2))
+    loss, untrained = train_step(net, other_inputs(inputs, 8, batch=2))
     reached("done", train_loss=loss, untrained=untrained)
     return record
 
 
-def outputs(net: nn.Module, x: Tensor) -> list[Tensor]:
+def outputs(net: nn.Module, inputs: Inputs) -> list[Tensor]:
     """Return every output tensor of a network in eval mode.
 
     Args:
         net: it is left in eval mode.
-        x: its input.
+        inputs: of the network.
     """
     with torch.no_grad():
-        return [t.clone() for t in tree_leaves(net.eval()(x)) if isinstance(t, Tensor)]
+        return [t.clone() for t in tree_leaves(net.eval()(*inputs)) if isinstance(t, Tensor)]
 
 
 def differences(expected: list[Tensor], actual: list[Tensor]) -> list[float]:
@@ -144,7 +151,7 @@ def difference(expected: list[Tensor], actual: list[Tensor]) -> float:
 
 
 def opened_by_mistake(
-    net: nn.Module, graph: gdp.ChannelGraph, gates: Gates, probe: Tensor, gated: list[Tensor]
+    net: nn.Module, graph: gdp.ChannelGraph, gates: Gates, probe: Inputs, gated: list[Tensor]
 ) -> float | None:
     """Return what the comparison would see: by how much outputs change with one closed group left open.
 
@@ -152,7 +159,7 @@ def opened_by_mistake(
         net: gated.
         graph: of the network.
         gates: some of every group are closed; they are left as they were.
-        probe: the input that networks are compared on.
+        probe: the inputs that networks are compared on.
         gated: outputs of the network for it.
 
     Returns:
@@ -173,12 +180,12 @@ def opened_by_mistake(
     return found
 
 
-def train_step(net: nn.Module, x: Tensor) -> tuple[float, int]:
+def train_step(net: nn.Module, inputs: Inputs) -> tuple[float, int]:
     """Take one step of SGD in train mode.
 
     Args:
         net: it is left in eval mode.
-        x: a batch.
+        inputs: a batch.
 
     Returns:
         The loss, and how many parameters got no gradient or not a finite one.
@@ -186,7 +193,7 @@ def train_step(net: nn.Module, x: Tensor) -> tuple[float, int]:
     net.train()
     torch.manual_seed(0)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
-    made = [t for t in tree_leaves(net(x)) if isinstance(t, Tensor) and t.is_floating_point()]
+    made = [t for t in tree_leaves(net(*inputs)) if isinstance(t, Tensor) and t.is_floating_point()]
     loss = torch.stack([t.float().pow(2).mean() for t in made]).sum()
     loss.backward()
     bad = sum(p.grad is None or not bool(p.grad.isfinite().all()) for p in net.parameters() if p.requires_grad)

@@ -13,7 +13,10 @@ import torch.nn.functional as F
 import torchvision.models as tv
 from torch import Tensor, nn
 
-SETS = ("torchvision", "detection", "timm")
+from benchmarks.coverage.packages import build_packaged, packaged_names
+from gdp.utils import Inputs
+
+SUITES = ("torchvision", "detection", "timm", "packages")
 
 TIMM = """
 bat_resnext26ts beit_base_patch16_224 botnet26t_256 cait_xxs24_224 coat_lite_tiny coatnet_pico_rw_224 convit_tiny
@@ -35,15 +38,18 @@ xception41 xcit_nano_12_p16_224
 legacy_senet154 nasnetalarge pnasnet5large
 """.split()  # noqa: SIM905
 
+SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
 DETECTION_SIZES = {"ssd300_vgg16": 300}  # all others: 320
 
 
 def names(which: str) -> list[str]:
-    """Return the names of the models of one set, those with few FLOPs first where torchvision says how many they have.
+    """Return the names of the models of one suite, those with few FLOPs first where torchvision says how many.
 
     Args:
-        which: one of SETS.
+        which: one of SUITES.
     """
+    if which == "packages":
+        return packaged_names()
     if which == "timm":
         return TIMM
     if which == "detection":
@@ -67,17 +73,20 @@ def _quick_init() -> Iterator[None]:
         nn.init.trunc_normal_ = slow
 
 
-def build(which: str, name: str) -> tuple[nn.Module, Tensor]:
-    """Make a model with random weights, with its auxiliary heads where it has some, and an input of its default size.
+def build(which: str, name: str) -> tuple[nn.Module, Inputs]:
+    """Make a model with random weights, with its auxiliary heads where it has some, and inputs of its default size.
 
     Args:
-        which: one of SETS.
+        which: one of SUITES.
         name: one of its `names`.
     """
     torch.manual_seed(0)
+    rest: Inputs = ()
     with _quick_init(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if which == "timm":
+        if which == "packages":
+            net, shape, rest = build_packaged(name)
+        elif which == "timm":
             import timm
 
             net = timm.create_model(name, pretrained=False)
@@ -95,7 +104,7 @@ def build(which: str, name: str) -> tuple[nn.Module, Tensor]:
             net = tv.get_model(name, **options)
             size = 299 if name == "inception_v3" else 224
             shape = (3, size, size)
-    return net.eval(), torch.randn(1, *shape, generator=torch.Generator().manual_seed(1))
+    return net.eval(), (torch.randn(1, *shape, generator=torch.Generator().manual_seed(1)), *rest)
 
 
 def heads(net: nn.Module) -> list[nn.Module]:
@@ -113,7 +122,7 @@ def heads(net: nn.Module) -> list[nn.Module]:
     ]
 
 
-def prepare(net: nn.Module, x: Tensor) -> None:
+def prepare(net: nn.Module, inputs: Inputs) -> None:
     """Put random numbers everywhere, so that every channel and the input matter: weights, scales, BN statistics.
 
     Weights keep the size of what passes through them. Constants (scales of 1e-6, heads of zeros, gains of one) become
@@ -121,11 +130,11 @@ def prepare(net: nn.Module, x: Tensor) -> None:
     then neither explode nor fade, and a batch norm is as far from the identity as in a trained network.
 
     Args:
-        net: changed in place.
-        x: decides the shape of the batch that statistics are taken of.
+        net: changed in place; weights that are not trained stay.
+        inputs: decide the shape of the batch that statistics are taken of.
     """
     random = torch.Generator().manual_seed(3)
-    layers = {p: m for m in net.modules() for p in m.parameters(recurse=False)}
+    layers = {p: m for m in net.modules() for p in m.parameters(recurse=False) if p.requires_grad}
     with torch.no_grad():
         # weights and scales
         for p, layer in layers.items():
@@ -150,18 +159,18 @@ def prepare(net: nn.Module, x: Tensor) -> None:
         norms = [m for m in net.modules() if getattr(m, "running_mean", None) is not None]
         hooks = [m.register_forward_pre_hook(calibrate) for m in norms]
         try:
-            run_training_heads(net, other_input(x, 4, batch=2))
+            run_training_heads(net, other_inputs(inputs, 4, batch=2))
         finally:
             for hook in hooks:
                 hook.remove()
 
 
-def run_training_heads(net: nn.Module, x: Tensor) -> None:
+def run_training_heads(net: nn.Module, inputs: Inputs) -> None:
     """Run the network with only containers in train mode: auxiliary heads run, norms and dropout stay in eval mode.
 
     Args:
         net: it is left in eval mode.
-        x: a batch.
+        inputs: a batch.
     """
     net.eval()
     norms = [m for m in net.modules() if hasattr(m, "running_mean")]
@@ -169,21 +178,23 @@ def run_training_heads(net: nn.Module, x: Tensor) -> None:
     for m in containers:
         m.training = True
     try:
-        net(x)
+        net(*inputs)
     finally:
         net.eval()
 
 
-def other_input(x: Tensor, seed: int, batch: int = 1) -> Tensor:
+def other_inputs(inputs: Inputs, seed: int, batch: int = 1) -> Inputs:
     """Make random pictures: a colour, large shapes and noise. To a mean over space, all plain noise is the same.
 
     Args:
-        x: decides channels, size and type.
+        inputs: the first decides channels, size (of a line, a picture or a volume) and type; the others stay.
         seed: of the random numbers.
         batch: how many pictures.
     """
+    x, *rest = inputs
+    channels, *size = x.shape[1:]
     random = torch.Generator().manual_seed(seed)
-    colour = 2 * torch.randn(batch, x.shape[1], 1, 1, generator=random)
-    coarse = torch.randn(batch, x.shape[1], 5, 5, generator=random)
-    shapes = F.interpolate(coarse, x.shape[2:], mode="bilinear", align_corners=True)
-    return (colour + shapes + 0.5 * torch.randn(batch, *x.shape[1:], generator=random)).to(x)
+    colour = 2 * torch.randn(batch, channels, *[1] * len(size), generator=random)
+    coarse = torch.randn(batch, channels, *[5] * len(size), generator=random)
+    shapes = F.interpolate(coarse, size, mode=SMOOTH[len(size)], align_corners=True)
+    return (colour + shapes + 0.5 * torch.randn(batch, *x.shape[1:], generator=random)).to(x), *rest

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.common.timing import timed
 from benchmarks.coverage.measure import SHARE, Record, outputs, train_step
-from benchmarks.coverage.models import build, heads, other_input
+from benchmarks.coverage.models import build, heads, other_inputs
 
 PATIENCE = 60  # seconds for each step
 
@@ -46,11 +46,11 @@ def measure_peer(which: str, name: str, note: Callable[[Record], None]) -> Recor
     """Measure Torch-Pruning on one model: time graph and groups, prune 40 % of each layer, run it, train a step.
 
     Args:
-        which: the set the model belongs to.
+        which: the suite the model belongs to.
         name: its name there.
         note: is told the record after every step, so that a crash leaves what was known.
     """
-    record: Record = {"set": which, "name": name}
+    record: Record = {"suite": which, "name": name}
 
     def reached(step: str, **values: Any) -> None:
         record.update(values, step=step)
@@ -58,7 +58,7 @@ def measure_peer(which: str, name: str, note: Callable[[Record], None]) -> Recor
 
     # build it, and say what has to stay and how attention is divided
     reached("build")
-    net, x = build(which, name)
+    net, (x,) = build(which, name)
     ignored = heads(net)
     attention = {m: m.num_heads for m in net.modules() if isinstance(m, nn.MultiheadAttention)}
     fused = [m for m in net.modules() if isinstance(getattr(m, "qkv", None), nn.Linear) and hasattr(m, "num_heads")]
@@ -81,8 +81,8 @@ def measure_peer(which: str, name: str, note: Callable[[Record], None]) -> Recor
 
     # what is left
     reached("run", parameters=sum(p.numel() for p in net.parameters()))
-    outputs(net, x)
+    outputs(net, (x,))
     reached("train")
-    train_step(net, other_input(x, 8, batch=2))
+    train_step(net, other_inputs((x,), 8, batch=2))
     reached("done")
     return record
