@@ -127,7 +127,7 @@ def _networks(records: list[Record]) -> str:
 
 
 def _failed(record: Record) -> list[str]:
-    known = [f"`{record['name']}`", record.get("version", ""), f"{record.get('parameters', 0) / 1e6:.2f} M"]
+    known = [f"`{record['name']}`", record.get("version", "")]
     return [*known, f"**{record['failed'][:110]}**", *[""] * (len(HEADER) - len(known) - 1)]
 
 
@@ -136,6 +136,7 @@ def _row(record: Record) -> list[str]:
     return [
         f"`{record['name']}`",
         record["version"],
+        " x ".join(map(str, record["input_shape"])),
         f"{record['parameters'] / 1e6:.2f} M",
         f"{record['flops'] / 1e9:.2f} G",
         f"{record['removable']:.1%}",
