@@ -218,13 +218,13 @@ class Gates:
         """
         if any(copy is known for _, known in self.copies):
             return
-        original, modules = get_module(self.model, part), under_plain_names(copy.named_modules())
+        original, modules = get_module(self.model, part), under_plain_names(copy, copy.named_modules())
         if parameter_shapes(original) != parameter_shapes(copy):
             raise GDPError(
                 f"Expected a copy of {part or 'the network'}, but {type(copy).__name__} has other parameters. Make the "
                 "copy with copy.deepcopy, or torch.optim.swa_utils.AveragedModel."
             )
-        name_of = {id(module): name for name, module in under_plain_names(original.named_modules()).items()}
+        name_of = {id(module): name for name, module in under_plain_names(original, original.named_modules()).items()}
         self.copies.append((part, copy))
         for place, reader in enumerate(self.readers):
             if id(reader.module) in name_of:

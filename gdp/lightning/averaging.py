@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from gdp.errors import GDPError
 from gdp.gates import Gates
 from gdp.lightning.compat import SWA_AVERAGE
-from gdp.utils import get_module, parameter_shapes, under_plain_names, unwrap_compiled
+from gdp.utils import get_module, parameter_shapes, under_plain_names, unwrap
 
 DEPTH = 1  # objects that a callback or the training module holds are looked into, what these hold is not
 NOT_THE_USERS = ("torch", "pytorch_lightning", "lightning", "builtins", "types", "functools", "gdp.")
@@ -61,9 +61,9 @@ def _copies_in(average: nn.Module, name: str, network: nn.Module) -> Iterator[Co
             yield "", twin
             return
     inside = {id(m) for m in average.modules()}
-    for part, original in under_plain_names(network.named_modules()).items():
+    for part, original in under_plain_names(network, network.named_modules()).items():
         if part and id(original) not in inside and parameter_shapes(original) == parameter_shapes(average):
-            yield part, unwrap_compiled(average)
+            yield part, unwrap(average)
             return
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gdp.errors import GDPError
-from gdp.utils import Inputs, get_module, in_mode, match_weights, plain_name, unwrap_compiled
+from gdp.utils import Inputs, get_module, in_mode, match_weights, under_plain_names, unwrap
 
 Candidate = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of forward
 
@@ -26,16 +26,19 @@ def find_network(module: nn.Module, name: str | None = None) -> tuple[str, nn.Mo
         name: as the user gave it.
 
     Returns:
-        Plain name, and the network without a wrapper of torch.compile.
+        Plain name, and the network without a wrapper.
 
     Raises:
         GDPError: there is no submodule of that name.
     """
     if name is None:
-        children = [(n, c) for n, c in module.named_children() if any(True for _ in c.parameters())]
+        with_weights = [(n, unwrap(c)) for n, c in module.named_children() if any(True for _ in c.parameters())]
+        children = list({id(c): (n, c) for n, c in reversed(with_weights)}.values())  # the first name of each
         own = any(True for _ in module.parameters(recurse=False))
-        callable_alone = len(children) == 1 and type(unwrap_compiled(children[0][1])).forward is not nn.Module.forward
+        callable_alone = len(children) == 1 and type(children[0][1]).forward is not nn.Module.forward
         name = children[0][0] if callable_alone and not own else ""
+    written = under_plain_names(module, ((n, n) for n, _ in module.named_modules(remove_duplicate=False)))
+    name = next((plain for plain, raw in written.items() if raw == name), name)
     names = [name] + [f"{child}.{name}" for child, _ in module.named_children() if name]
     found = [n for n in names if _has(module, n)]
     if not found or (found[0] != name and len(found) > 1):
@@ -43,12 +46,12 @@ def find_network(module: nn.Module, name: str | None = None) -> tuple[str, nn.Mo
         raise GDPError(
             f"{type(module).__name__} has no submodule {name!r} for GDPCallback(module=...). It has: {some or 'none'}."
         )
-    return plain_name(found[0]), get_module(module, plain_name(found[0]))
+    return found[0], get_module(module, found[0])
 
 
 def _has(module: nn.Module, name: str) -> bool:
     try:
-        module.get_submodule(name)
+        get_module(module, name)
     except AttributeError:
         return False
     return True

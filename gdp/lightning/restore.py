@@ -17,7 +17,7 @@ from gdp.pruning import Pruner
 from gdp.report import Report, register_report, report_of
 from gdp.saving import CheckpointState, fold_state_dict, load_plain
 from gdp.surgery import Undo, cut, keep_entries
-from gdp.utils import GATE_SUFFIX, state_dict_for
+from gdp.utils import GATE_SUFFIX, plain_state_dict, state_dict_for
 
 State = dict[str, Any]
 
@@ -138,7 +138,7 @@ def prepare_for_evaluation(
         _cut_all(module, saved.network, [saved.removed, saved.closed], copies)
     elif closed is None or not torch.equal(_closed(saved), closed) or end.blocks:
         raise GDPError(WRITTEN_BEFORE_THE_CUT)
-    _replace_state_dicts(checkpoint, lambda state: state_dict_for(module, _smaller(fold_state_dict(state), end)))
+    _replace_state_dicts(checkpoint, lambda state: _smaller(module, fold_state_dict(state), end))
 
 
 def _closed(saved: CheckpointState) -> Tensor:
@@ -184,9 +184,13 @@ def _cut_all(module: nn.Module, name: str, plans: Sequence[State | None], copies
         undo.pop_all()
 
 
-def _smaller(state: State, plan: CutPlan) -> State:
-    """Return a state_dict under plain names, cut by a plan."""
-    return {name: keep_entries(value, plan.keep[name]) if name in plan.keep else value for name, value in state.items()}
+def _smaller(module: nn.Module, state: State, plan: CutPlan) -> State:
+    """Return a state_dict of a module, under the names that it has there, cut by a plan."""
+    plain = plain_state_dict(module, state)
+    small = {
+        name: keep_entries(value, plan.keep[name]) if name in plan.keep else value for name, value in plain.items()
+    }
+    return state_dict_for(module, small)
 
 
 def _replace_state_dicts(checkpoint: State, change: Callable[[State], State]) -> None:

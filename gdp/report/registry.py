@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from gdp.report.report import Report
-from gdp.utils import unwrap_compiled
+from gdp.utils import unwrap
 
 _reports: WeakKeyDictionary[nn.Module, Report] = WeakKeyDictionary()  # nothing of gdp is stored on the network itself
 
@@ -19,7 +19,7 @@ def register_report(model: nn.Module, report: Report) -> None:
         model: the network, compiled or not.
         report: of its removal; it takes the place of an earlier one.
     """
-    _reports[unwrap_compiled(model)] = report
+    _reports[unwrap(model)] = report
 
 
 def report_of(model: nn.Module) -> Report | None:
@@ -28,4 +28,4 @@ def report_of(model: nn.Module) -> Report | None:
     Args:
         model: the network itself; a copy of it is not recognised.
     """
-    return _reports.get(unwrap_compiled(model))
+    return _reports.get(unwrap(model))

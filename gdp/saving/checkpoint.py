@@ -124,7 +124,7 @@ def _with_copies(plan: CutPlan, module: nn.Module, name: str, gates: Gates) -> C
         name: plain name of the network in it.
         gates: of the network; they know its copies.
     """
-    inside = {id(m): where for where, m in under_plain_names(module.named_modules()).items()}
+    inside = {id(m): where for where, m in under_plain_names(module, module.named_modules()).items()}
     whole = plan.with_prefix(name)
     for part, copy in gates.copies:
         if id(copy) in inside:
@@ -147,12 +147,11 @@ def saved_states(checkpoint: State) -> list[CheckpointState]:
 
 
 def fold_state_dict(state: State) -> State:
-    """Return a state_dict under plain names, with its gates folded into the weights behind them.
+    """Return a state_dict with its gates folded into the weights behind them.
 
     Args:
         state: of a gated network, or of a plain one.
     """
-    state = under_plain_names(state.items())
     folded = {name: value for name, value in state.items() if not name.endswith(GATE_SUFFIX)}
     for name, gate in state.items():
         if name.endswith(GATE_SUFFIX):

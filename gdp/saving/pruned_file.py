@@ -14,11 +14,11 @@ from gdp.report import Report, register_report, report_of
 from gdp.surgery import check_plan_fits, cut
 from gdp.utils import (
     AnyPath,
-    parameter_shapes,
+    plain_state_dict,
     read_checked,
     state_dict_for,
     under_plain_names,
-    unwrap_compiled,
+    unwrap,
     write_atomically,
 )
 
@@ -40,8 +40,9 @@ def save_pruned(model: nn.Module, path: AnyPath, report: Report | None = None) -
         GDPError: no pruned network is found, or the file can't be written; what was there before is untouched then.
     """
     # the pruned network: `model` itself, or the one module inside of it that has a report
-    modules = under_plain_names(model.named_modules())
-    reports = {name: report_of(module) for name, module in modules.items()} if report is None else {"": report}
+    modules = under_plain_names(model, model.named_modules())
+    first = {id(unwrap(module)): name for name, module in reversed(modules.items())}  # of several names of a module
+    reports = {name: report_of(modules[name]) for name in first.values()} if report is None else {"": report}
     pruned = {name: found for name, found in reports.items() if found is not None}
     if len(pruned) != 1:
         raise GDPError(
@@ -53,8 +54,9 @@ def save_pruned(model: nn.Module, path: AnyPath, report: Report | None = None) -
     # its plan, which has to fit the shapes that the parameters have now
     ((prefix, found),) = pruned.items()
     plan = found.plan.with_prefix(prefix)
-    sizes = parameter_shapes(model)
-    changed = [name for name in plan.shapes if name in sizes and plan.shape(name) != sizes[name]]
+    parameters = under_plain_names(model, model.named_parameters(remove_duplicate=False))
+    planned = {id(parameters[name]): name for name in (*plan.shapes, *plan.keep) if name in parameters}
+    changed = [name for name in planned.values() if plan.shape(name) != tuple(parameters[name].shape)]
     if changed and not plan.blocks:
         raise GDPError(
             f"{type(model).__name__} was cut further after its report was made ({changed[0]} has changed), probably by "
@@ -62,7 +64,7 @@ def save_pruned(model: nn.Module, path: AnyPath, report: Report | None = None) -
         )
 
     # the file: strings, numbers and tensors
-    state = under_plain_names(model.state_dict().items())
+    state = plain_state_dict(model, model.state_dict())
     content = {
         "gdp": FORMAT,
         "plan": plan.to_dict(),
@@ -92,7 +94,7 @@ def load_pruned(model: Net, path: AnyPath) -> Net:
         check_state_fits(model, state, os.fspath(path))
         model.load_state_dict(state_dict_for(model, state))
         undo.pop_all()
-    register_report(unwrap_compiled(model), report)
+    register_report(unwrap(model), report)
     return model
 
 
@@ -108,10 +110,10 @@ def check_state_fits(model: nn.Module, state: dict[str, Tensor], path: str, stri
     Raises:
         GDPError: a tensor has another shape, is missing, or is one too many.
     """
-    expected_shapes = {
-        k: tuple(v.shape) for k, v in under_plain_names(model.state_dict().items()).items() if isinstance(v, Tensor)
-    }
-    shapes = {k: tuple(v.shape) for k, v in under_plain_names(state.items()).items() if isinstance(v, Tensor)}
+    expected_shapes, shapes = (
+        {k: tuple(v.shape) for k, v in plain_state_dict(model, tensors).items() if isinstance(v, Tensor)}
+        for tensors in (model.state_dict(), state)
+    )
     names = expected_shapes.keys() | shapes.keys() if strict else expected_shapes.keys() & shapes.keys()
     for name in sorted(names):
         if expected_shapes.get(name) != shapes.get(name):

@@ -75,9 +75,8 @@ def _measure_seconds(model: nn.Module, graph: ChannelGraph, device: torch.device
         graph: of the network; its example input is run, and the layers of its FLOPs are timed.
         device: where the network is.
     """
-    layers = {
-        name: m for name, m in under_plain_names(model.named_modules()).items() if name in set(graph.flops.modules)
-    }
+    modules = under_plain_names(model, model.named_modules())
+    layers = {name: m for name, m in modules.items() if name in set(graph.flops.modules)}
     started_at: dict[str, float] = {}
     spent: dict[str, float] = {}  # in this pass; a layer may be called several times
 

@@ -182,7 +182,8 @@ def freeze_untrained_readers(network: nn.Module, graph: ChannelGraph) -> Channel
         network: whose parameters say by `requires_grad` whether they are trained.
         graph: its channel groups.
     """
-    untrained = {name for name, p in under_plain_names(network.named_parameters()).items() if not p.requires_grad}
+    parameters = under_plain_names(network, network.named_parameters())
+    untrained = {name for name, p in parameters.items() if not p.requires_grad}
     for group in graph.groups:
         for axis in group.reads:
             if axis.tensor in untrained - graph.unused_weights:

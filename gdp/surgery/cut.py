@@ -92,7 +92,7 @@ def check_plan_fits(plan: CutPlan, model: nn.Module) -> None:
     Raises:
         GDPError: a tensor is missing, or has another shape.
     """
-    parameters = under_plain_names(model.named_parameters())
+    parameters = under_plain_names(model, model.named_parameters())
     shapes = {
         name: tuple(t.shape) for name, t in named_tensors(model).items() if name in parameters or name in plan.keep
     }

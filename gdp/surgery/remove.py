@@ -86,7 +86,8 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
     graph = _with_unknown_flops(model, graph, gates)
     predicted = graph.flops.count(opened)
     params_before = sum(
-        math.prod(graph.shapes.get(name, p.shape)) for name, p in under_plain_names(model.named_parameters()).items()
+        math.prod(graph.shapes.get(name, p.shape))
+        for name, p in under_plain_names(model, model.named_parameters()).items()
     )
 
     # cut, verify, and count

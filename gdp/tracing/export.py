@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
 from gdp.tracing.batch_norm_shape import BatchNormShapeMode
-from gdp.utils import Inputs, attributes_put_back, compiled_calls_removed, first_line, in_mode, source_line
+from gdp.utils import Inputs, attributes_put_back, first_line, in_mode, source_line, unwrapped
 
 
 @contextmanager
@@ -62,11 +62,12 @@ def exported(model: nn.Module, inputs: Inputs, training: bool = False) -> Export
     with ExitStack() as stack:
         for context in (in_mode(model, training), torch.no_grad(), attributes_put_back(model)):
             stack.enter_context(context)
-        for context in (compiled_calls_removed(model), _no_garbage_collection(), _no_graph_left_in_torch()):
+        for context in (_no_garbage_collection(), _no_graph_left_in_torch()):
             stack.enter_context(context)
+        network = stack.enter_context(unwrapped(model))
         try:
             with BatchNormShapeMode():
-                return torch.export.export(model, inputs, strict=False)
+                return torch.export.export(network, inputs, strict=False)
         except Exception as error:  # torch.export raises what the user's forward raises, too
             line = source_line(error)
             raise GDPError(

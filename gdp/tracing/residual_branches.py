@@ -96,7 +96,7 @@ class _BranchSearch:
         self.graph = graph
 
         # layers, and the groups on their tensors
-        modules = under_plain_names(model.named_modules())
+        modules = under_plain_names(model, model.named_modules())
         self.layers = {name: m for name, m in modules.items() if not any(True for _ in m.children())}
         self.groups_on: dict[tuple[str, int], set[str]] = {}
         covered: dict[tuple[str, int], int] = {}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
@@ -26,6 +26,7 @@ from gdp.utils import (
     check_ungated,
     double_batch,
     match_weights,
+    named_tensors,
     plain_name,
     under_plain_names,
 )
@@ -64,7 +65,7 @@ def trace_channels(
 
     # every parameter and buffer by one name, though shared ones have several
     inputs = match_weights(model, as_input_tuple(example_inputs))
-    tensors = _all_tensors(model)
+    tensors = named_tensors(model)
     first_name: dict[int, str] = {}
     names = {name: first_name.setdefault(id(t), name) for name, t in tensors.items()}
     ignored = {names[name]: pattern for name, pattern in _ignored_tensors(model, ignore).items()}
@@ -122,7 +123,7 @@ def _weights_with_settable_groups(model: nn.Module, names: dict[str, str]) -> fr
         model: the network.
         names: every name of a parameter or buffer -> the one that it is known by.
     """
-    modules = under_plain_names(model.named_modules(remove_duplicate=False))
+    modules = under_plain_names(model, model.named_modules(remove_duplicate=False))
     weights = (f"{name}.weight".lstrip(".") for name, module in modules.items() if isinstance(module, CONV))
     return frozenset(names[weight] for weight in weights if weight in names)
 
@@ -138,16 +139,6 @@ def check_ignore(ignore: object) -> None:
     """
     if not isinstance(ignore, list | tuple) or not all(isinstance(p, str | type) for p in ignore):
         raise GDPError(f"Expected `ignore` to be a list of names, globs or module types, but got {ignore!r}.")
-
-
-def _all_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers under every plain name that they have.
-
-    Args:
-        model: the network.
-    """
-    parameters = model.named_parameters(remove_duplicate=False)
-    return under_plain_names([*parameters, *model.named_buffers(remove_duplicate=False)])
 
 
 def _exported_for_training(model: nn.Module, inputs: tuple[Any, ...]) -> list[ExportedProgram]:
@@ -196,7 +187,7 @@ def _ignored_tensors(model: nn.Module, ignore: Sequence[str | type]) -> dict[str
     Raises:
         GDPError: a pattern matches no module.
     """
-    modules = under_plain_names(model.named_modules())
+    modules = under_plain_names(model, model.named_modules())
     found: dict[str, str] = {}
     for pattern in ignore:
         # modules that the pattern matches
@@ -211,7 +202,7 @@ def _ignored_tensors(model: nn.Module, ignore: Sequence[str | type]) -> dict[str
                 f"Its children are: {some}; patterns are module names, globs such as 'layer4.*', or module types."
             )
         # their tensors, and those of their children
-        for name in _all_tensors(model):
+        for name in named_tensors(model):
             if any(name == r or name.startswith(f"{r}.") or not r for r in roots):
                 found.setdefault(name, label)
     return found

@@ -13,7 +13,7 @@ from gdp.utils.inputs import (
     match_weights,
     randomize_inputs,
 )
-from gdp.utils.module_state import attributes_put_back, compiled_calls_removed, in_mode, run_forward
+from gdp.utils.module_state import attributes_put_back, in_mode, run_forward, unwrapped
 from gdp.utils.module_types import CONV, NORM
 from gdp.utils.names import (
     GATE_SUFFIX,
@@ -23,9 +23,10 @@ from gdp.utils.names import (
     named_tensors,
     parameter_shapes,
     plain_name,
+    plain_state_dict,
     state_dict_for,
     under_plain_names,
-    unwrap_compiled,
+    unwrap,
 )
 from gdp.utils.tracebacks import first_line, is_user_file, source_line
 
@@ -43,7 +44,6 @@ __all__ = [
     "check_intact",
     "check_ungated",
     "clone_inputs",
-    "compiled_calls_removed",
     "count_and_run",
     "count_flops",
     "count_parameters",
@@ -60,12 +60,14 @@ __all__ = [
     "named_tensors",
     "parameter_shapes",
     "plain_name",
+    "plain_state_dict",
     "randomize_inputs",
     "read_checked",
     "run_forward",
     "source_line",
     "state_dict_for",
     "under_plain_names",
-    "unwrap_compiled",
+    "unwrap",
+    "unwrapped",
     "write_atomically",
 ]

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
 from gdp.utils.inputs import as_input_tuple, clone_inputs
-from gdp.utils.module_state import compiled_calls_removed, in_mode
+from gdp.utils.module_state import in_mode, unwrapped
 from gdp.utils.tracebacks import first_line, source_line
 
 
@@ -89,10 +89,10 @@ def count_and_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tens
         # with gradients: without them nn.MultiheadAttention takes a fused path that fvcore does not count
         for context in (in_mode(model, training=False), torch.enable_grad(), _hooks_restored(model)):
             stack.enter_context(context)
-        stack.enter_context(compiled_calls_removed(model))
+        network = stack.enter_context(unwrapped(model))
         stack.enter_context(_quiet_fvcore())
         # count, quietly
-        flat = _FlatOutput(model).eval()
+        flat = _FlatOutput(network).eval()
         analysis = FlopCountAnalysis(flat, clone_inputs(model, as_input_tuple(example_inputs)))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         try:

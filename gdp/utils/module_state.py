@@ -6,14 +6,13 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gdp.utils.inputs import Inputs, clone_inputs
-from gdp.utils.names import is_compiled, unwrap_compiled
+from gdp.utils.names import unwrap
 
 
 def run_forward(model: nn.Module, inputs: Inputs, training: bool = False) -> list[Tensor]:
@@ -91,22 +90,25 @@ def _put_back(module: nn.Module, name: str, buffer: Tensor, value: Tensor) -> No
 
 
 @contextmanager
-def compiled_calls_removed(model: nn.Module) -> Iterator[None]:
-    """Let compiled modules call what they were compiled from, for tracers.
+def unwrapped(model: nn.Module) -> Iterator[nn.Module]:
+    """Put the modules inside of wrappers in the place of these, for tracers.
 
     torch.jit.trace refuses compiled functions even under `set_stance("force_eager")`, and torch.export before 2.9
-    can't follow them.
+    can't follow them; none should see that inputs are split among devices.
 
     Args:
         model: the network.
+
+    Yields:
+        The network without a wrapper around it or inside of it, and without compiled calls.
     """
     with ExitStack() as undo:
-        for module in model.modules():
-            inner: Any = unwrap_compiled(module)
-            if inner is not module:
-                undo.callback(setattr, module, "forward", module.forward)
-                module.forward = inner.__call__
-            elif is_compiled(module):  # in place, by module.compile()
+        for module in list(model.modules()):
+            for name, child in list(module.named_children()) if unwrap(module) is module else ():
+                if unwrap(child) is not child:
+                    undo.callback(setattr, module, name, child)
+                    setattr(module, name, unwrap(child))
+            if module._compiled_call_impl is not None:  # in place, by module.compile()
                 undo.callback(setattr, module, "_compiled_call_impl", module._compiled_call_impl)
                 module._compiled_call_impl = None
-        yield
+        yield unwrap(model)
