@@ -92,7 +92,8 @@ def trace_channels(
     if not differs or len(programs) > 1:
         uses = _uses_of_parameters(programs, names)
         private = frozenset(name for name, alone in uses.items() if alone)
-        unread = {names[name] for name in under_plain_names(model.named_parameters())} - uses.keys() - ignored.keys()
+        own = {names[name] for name in under_plain_names(model, model.named_parameters())}
+        unread = own - uses.keys() - ignored.keys()
         graph = replace(graph, private_weights=private, unread=frozenset(unread))
     return graph.with_blocks(find_residual_branches(programs[0], graph, model)) if blocks else graph
 
