@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 FROZEN_ID = 0  # the id of elements that no surgery may remove: network inputs, zero padding, constants
+ANY_ID = -1  # the id of the copies that a written broadcast makes of one element: they go with whatever they meet
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,15 @@ class ChannelIds:
     def union(self, a: Tensor, b: Tensor, reason: str) -> None:
         """Join `a[i]` with `b[i]` for every i: they are one channel. What is joined with `FROZEN_ID` is frozen.
 
+        `ANY_ID` is joined with nothing.
+
         Args:
             a: channel ids, of a shape that broadcasts with that of `b`.
             b: channel ids.
             reason: why ids that are joined with `FROZEN_ID` must stay, in words.
         """
         a, b = (t.reshape(-1) for t in torch.broadcast_tensors(a, b))
-        differ = a != b
+        differ = (a != b) & (a != ANY_ID) & (b != ANY_ID)
         a, b = a[differ], b[differ]
         stay = (a == FROZEN_ID) | (b == FROZEN_ID)
         if bool(stay.any()):
@@ -126,22 +129,26 @@ class ChannelIds:
             reason: why ids that are joined with `FROZEN_ID` must stay, in words.
 
         Returns:
-            Channel ids, shape (size along dim,).
+            Channel ids, shape (size along dim,). Copies that a written broadcast made are frozen: the number of them
+            that a layer reads is taken to be fixed.
         """
         rows = labels.ids.movedim(dim, 0).flatten(1) if labels.ids.dim() > 1 else labels.ids.view(-1, 1)
+        first = rows[:, 0]
+        for column in rows.unbind(1)[1:] if bool((rows == ANY_ID).any()) else ():
+            first = either(first, column)
         if rows.shape[1] > 1:
-            self.union(rows[:, :1], rows, reason)
-        return rows[:, 0].expand(labels.shape[dim])
+            self.union(first[:, None], rows, reason)
+        return first.clamp_min(FROZEN_ID).expand(labels.shape[dim])
 
     def freeze(self, ids: Tensor, reason: str) -> None:
         """Note that channels must stay.
 
         Args:
-            ids: channel ids of any shape; `FROZEN_ID` among them is passed over.
+            ids: channel ids of any shape; `FROZEN_ID` and `ANY_ID` among them are passed over.
             reason: in words; where a channel has several, the first one counts.
         """
         ids = torch.unique(ids)
-        ids = ids[ids != FROZEN_ID]
+        ids = ids[ids > FROZEN_ID]
         if len(ids):
             self._frozen.append((ids, reason))
 
@@ -159,6 +166,16 @@ class ChannelIds:
             for r in torch.unique(root[ids]).tolist():
                 reasons.setdefault(r, reason)
         return root, reasons
+
+
+def either(ids: Tensor, others: Tensor) -> Tensor:
+    """Return ids with others in the place of copies that a written broadcast made.
+
+    Args:
+        ids: channel ids.
+        others: of a shape that broadcasts with that of `ids`.
+    """
+    return torch.where(ids == ANY_ID, others, ids)
 
 
 def connected_components(n: int, a: Tensor, b: Tensor) -> Tensor:

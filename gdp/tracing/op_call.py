@@ -11,7 +11,7 @@ from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
 from gdp.graph import Frozen
-from gdp.tracing.labels import ChannelIds, Labels
+from gdp.tracing.labels import FROZEN_ID, ChannelIds, Labels
 from gdp.tracing.trace_state import UNUSED, FlopTerm, ParamRef, TraceState
 
 
@@ -184,4 +184,6 @@ class OpCall:
             if isinstance(labels, Labels):
                 for dim, size in enumerate(labels.shape):
                     if size in numbers and labels.varies(dim):
-                        self.state.size_lines.setdefault(self.line, []).append(labels.ids.flatten())
+                        self.state.size_lines.setdefault(self.line, []).append(
+                            labels.ids.flatten().clamp_min(FROZEN_ID)
+                        )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gdp.graph import Frozen
-from gdp.tracing.labels import ChannelIds, Labels
+from gdp.tracing.labels import FROZEN_ID, ChannelIds, Labels
 
 UNUSED = "its result is not used"  # why the channels of a layer stay that nothing depends on
 
@@ -114,6 +114,7 @@ class TraceState:
             ids: channel id of every index, shape (size along dim,).
             location: operator and module, for the reason.
         """
+        ids = ids.clamp_min(FROZEN_ID)  # a tensor has no entries that go with whatever they meet
         known = self.axes.setdefault((tensor, dim), ids)
         if known is not ids:
             self.channel_ids.union(known, ids, f"{tensor} is also used on channels that must stay ({location})")

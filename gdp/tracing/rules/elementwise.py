@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdp.tracing.labels import Labels
+from gdp.tracing.labels import Labels, either
 from gdp.tracing.op_call import OpCall
 from gdp.tracing.trace_state import ParamRef
 
@@ -58,10 +58,11 @@ def _merge(call: OpCall, activations: list[Labels]) -> Labels:
         return Labels.frozen(call.shape)
 
     # join the others, element by element
-    kept = list(torch.broadcast_tensors(*kept))
-    for other in kept[1:]:
-        call.channel_ids.union(kept[0], other, f"meets channels that must stay in {call.location}")
-    return Labels(kept[0], call.shape)
+    merged, *others = torch.broadcast_tensors(*kept)
+    for other in others:
+        call.channel_ids.union(merged, other, f"meets channels that must stay in {call.location}")
+        merged = either(merged, other)
+    return Labels(merged, call.shape)
 
 
 def _carry_elementwise(call: OpCall, weight: ParamRef, labels: Labels) -> None:
@@ -74,14 +75,14 @@ def _carry_elementwise(call: OpCall, weight: ParamRef, labels: Labels) -> None:
     """
     ndim = len(labels.shape)
     ids = _pad_dims(labels.ids, ndim)
-    offset = ndim - len(weight.shape)
-    if not any(ids.shape[offset + d] > 1 and size > 1 for d, size in enumerate(weight.shape)):
+    coords = _pad_dims(Labels.of(weight.coordinates()).ids, ndim)  # of size 1 where it is broadcast, or was before
+    if not any(ids.shape[d] > 1 and coords.shape[d] > 1 for d in range(ndim)):
         return  # a scalar or a table over positions: nothing of it belongs to a channel
 
     # pair every element of the parameter, by its place in the stored tensor, with the channel that it meets
-    coords, met = torch.broadcast_tensors(
-        _pad_dims(weight.coordinates(), ndim), _drop_broadcast(ids, weight.shape, offset)
-    )
+    for dim in range(ndim):
+        ids = ids.narrow(dim, 0, 1) if coords.shape[dim] == 1 else ids  # one index stands for all
+    coords, met = torch.broadcast_tensors(coords, ids)
     coords, met = coords.reshape(-1), met.reshape(-1)
 
     # one channel per stored element; an element that meets several joins them
@@ -107,17 +108,3 @@ def _pad_dims(t: Tensor, ndim: int) -> Tensor:
         ndim: wanted number of dimensions.
     """
     return t.reshape((1,) * (ndim - t.dim()) + tuple(t.shape))
-
-
-def _drop_broadcast(ids: Tensor, shape: tuple[int, ...], offset: int) -> Tensor:
-    """Return the ids with size 1 along every dimension on which a parameter is broadcast: one index stands for all.
-
-    Args:
-        ids: channel ids of the result, as `Labels.ids`.
-        shape: of the parameter.
-        offset: dimensions that the result has in front of those of the parameter.
-    """
-    for dim in range(ids.dim()):
-        if dim < offset or shape[dim - offset] == 1:
-            ids = ids.narrow(dim, 0, 1)
-    return ids

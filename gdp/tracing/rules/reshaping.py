@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdp.tracing.labels import FROZEN_ID, Labels
+from gdp.tracing.labels import ANY_ID, FROZEN_ID, Labels, either
 from gdp.tracing.op_call import OpCall
 from gdp.tracing.trace_state import ParamRef
 
@@ -36,6 +36,38 @@ def move_data(call: OpCall) -> Any:
     return [Labels.of(o) for o in out] if isinstance(out, list | tuple) else Labels.of(out)
 
 
+def broadcast(call: OpCall) -> Any:
+    """Copy labels along dimensions of size 1; copies of one channel along others go with whatever they meet.
+
+    A number of copies that is written in `forward` follows no cut, which the dry run finds out.
+    """
+    if call.op == "broadcast_tensors":
+        return [_copied(call, tensor, call.shape) for tensor in call["tensors"]]
+    source = call["input"]
+    sizes = zip(reversed(source.shape), reversed(call.shape), strict=False)
+    if any(size not in (1, copied) for size, copied in sizes):  # repeat and tile put whole tensors side by side
+        return move_data(call)
+    return _copied(call, source, call.shape)
+
+
+def _copied(call: OpCall, source: Labels | ParamRef, shape: tuple[int, ...]) -> Labels | ParamRef:
+    """Return the labels of copies of a tensor along dimensions of size 1.
+
+    Args:
+        call: the operator.
+        source: the tensor.
+        shape: of the copies, which may have more dimensions in front.
+    """
+    if isinstance(source, ParamRef):
+        return ParamRef(source.name, shape, source.coordinates().expand(shape), source.exact)
+    before = (1,) * (len(shape) - len(source.shape)) + source.shape
+    beyond_batch = any(old != new for old, new in zip(before[1:], shape[1:], strict=True))
+    if source.ids.numel() > 1 or not beyond_batch:
+        return Labels.of(source.full().expand(shape))
+    call.freeze(source.ids, f"one channel is broadcast over many in {call.location}")
+    return Labels(torch.full([1] * len(shape), ANY_ID), shape)
+
+
 def concat(call: OpCall) -> Any:
     """Put the ids of concat and stack one after the other; join those along all other dimensions.
 
@@ -52,12 +84,13 @@ def concat(call: OpCall) -> Any:
     if any(part.varies(d) for part in parts for d in range(ndim) if d != dim):
         if dim is not None and any(part.varies(dim) for part in parts):
             return call.freeze_all(f"{call.location} joins channels along two dimensions")
+        first = parts[0].ids
         whole = len(parts) == len(call.args["tensors"])  # else one of them has no labels, and its size is fixed
         for part in parts:
             reason = f"joined with channels that must stay in {call.location}"
-            call.channel_ids.union(parts[0].ids if whole else torch.tensor(FROZEN_ID), part.ids, reason)
+            call.channel_ids.union(first if whole else torch.tensor(FROZEN_ID), part.ids, reason)
+            first = either(first, part.ids)
         if whole:
-            first = parts[0].ids
             joined = [Labels(first, part.shape).full() for part in parts]
             return Labels.of(call.target(joined, call.args["dim"]))
     return move_data(call)

@@ -89,9 +89,10 @@ RULES = _rows(
     ),
     (elementwise, "leaky_relu elu celu selu hardsigmoid ldexp"),  # torch 2.8 does not mark them as pointwise
     (reshaping.pass_through, "contiguous clone to _to_copy detach alias type_as float half double"),
-    (reshaping.move_data, "permute transpose t movedim swapaxes squeeze unsqueeze expand repeat repeat_interleave"),
+    (reshaping.move_data, "permute transpose t movedim swapaxes squeeze unsqueeze repeat_interleave"),
+    (reshaping.broadcast, "expand expand_as repeat tile broadcast_to broadcast_tensors"),
     (reshaping.concat, "cat concat stack"),
-    (reshaping.move_data, "flip numpy_T mT expand_as"),
+    (reshaping.move_data, "flip numpy_T mT"),
     (reshaping.reshape, "view reshape _unsafe_view flatten unflatten view_as reshape_as"),
     (reshaping.split, "chunk split split_with_sizes tensor_split"),
     (reshaping.fixed_positions, "slice select narrow roll unbind unfold"),
