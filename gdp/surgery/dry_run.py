@@ -16,6 +16,7 @@ from gdp.selection import WidthConstraints
 from gdp.surgery.activations import mean_activations
 from gdp.surgery.cut import cut
 from gdp.surgery.temporary_weights import ClosedChannels, constants_randomized, zero_closed_inputs
+from gdp.surgery.verdict import Compared, Pair, judge
 from gdp.utils import (
     NORM,
     Difference,
@@ -23,7 +24,6 @@ from gdp.utils import (
     count_parameters,
     double_batch,
     first_line,
-    in_float64,
     randomize_inputs,
     run_forward,
     source_line,
@@ -60,12 +60,25 @@ class DryRunFailure:
     line: str = ""
 
 
-# what came of a dry run; whether its difference is exact in the type of the network; whether it is at least tolerable
-Outcome = tuple[DryRun | DryRunFailure, bool, bool]
+@dataclass(frozen=True)
+class Trial:
+    """A cut network that runs, and what it has computed.
+
+    Attributes:
+        compared: with the network whose channels are closed.
+        plan: by which it was cut.
+        flops: counted by fvcore.
+        parameters: their number.
+    """
+
+    compared: Compared
+    plan: CutPlan
+    flops: int
+    parameters: int
 
 
-def dry_run(model: nn.Module, attempt: Callable[[], Outcome]) -> DryRun | DryRunFailure:
-    """Make a dry run, and repeat it in float64 where the network's own type can't tell a wrong cut from rounding.
+def dry_run(model: nn.Module, attempt: Callable[[], Trial | DryRunFailure]) -> DryRun | DryRunFailure:
+    """Make a dry run, and judge it as the removal after training is.
 
     Args:
         model: the network; it is left as it was.
@@ -74,30 +87,45 @@ def dry_run(model: nn.Module, attempt: Callable[[], Outcome]) -> DryRun | DryRun
     Raises:
         GDPError: gdp itself refuses the network, which is no failure of the cut.
     """
-    # in the network's own type, then in float64
-    with constants_randomized(model):
-        outcome, exact, tolerable = _errors_as_failures(attempt)
-        if exact or isinstance(outcome, DryRunFailure):
-            return outcome
-        try:
-            with in_float64(model):
-                precise, exact, _ = _errors_as_failures(attempt)
-        except GDPError:
-            exact = False
-        else:
-            if isinstance(precise, DryRun):  # else forward insists on its own type
-                outcome, tolerable = precise, exact
+    trials: list[Trial] = []
 
-    # a difference that float64 could not decide on is let pass if it is tolerable
-    if exact or tolerable:
-        return outcome
-    return DryRunFailure(
-        f"the cut network differs from the gated one by {outcome.difference.absolute:.2e} (relative "
-        f"{outcome.difference.relative:.2e})"
-    )
+    def compare() -> Compared:
+        """Make an attempt, and note it."""
+        trial = attempt()
+        if isinstance(trial, DryRunFailure):
+            raise _FailedError(trial)
+        trials.append(trial)
+        return trial.compared
+
+    try:
+        with constants_randomized(model):
+            verdict = judge(model, compare)
+    except _FailedError as failed:
+        return failed.failure
+    except Exception as error:  # forward may raise anything
+        cause = error.__cause__ or error
+        line = source_line(cause)
+        if isinstance(error, GDPError) and not line:
+            raise
+        return DryRunFailure(first_line(cause), line)
+    if not verdict.accepted:
+        return DryRunFailure(f"the cut network differs from the gated one by {verdict}")
+    return DryRun(verdict.difference, trials[0].plan, trials[0].flops, trials[0].parameters)
 
 
-def cut_and_compare(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Outcome:
+class _FailedError(Exception):
+    """Carry the failure of an attempt out of a comparison.
+
+    Args:
+        failure: of the attempt.
+    """
+
+    def __init__(self, failure: DryRunFailure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+def cut_and_compare(model: nn.Module, graph: ChannelGraph, names: list[str]) -> Trial | DryRunFailure:
     """Cut some groups, and compare with the network whose channels are closed instead; put everything back.
 
     This takes five forward passes: some channels cut, and closed; all but one channel cut, and closed; and one in train
@@ -130,7 +158,7 @@ def cut_and_compare(model: nn.Module, graph: ChannelGraph, names: list[str]) -> 
         failure, parameters = _train_failure(model, graph), count_parameters(model)
         undo.close()
         if failure is not None and _train_failure(model, graph) is None:
-            return failure, False, False
+            return failure
 
         # some channels closed, by gates
         gates = insert_gates(model, graph)
@@ -144,31 +172,15 @@ def cut_and_compare(model: nn.Module, graph: ChannelGraph, names: list[str]) -> 
         predicted = graph.flops.count(_open_counts(graph, channels))
         if counted != predicted:
             reason = f"fvcore counts {counted:,} FLOPs in a cut network where {predicted:,} were expected"
-            return DryRunFailure(reason), False, False
+            return DryRunFailure(reason)
 
-    # compare outputs and activations
-    actual = outputs + actual
+    # outputs and activations
+    inner: Pair = ([], [])
     for closed, was_cut in ((most_closed, most_cut), (some_closed, some_cut)):
         if [n for n, _ in closed] == [n for n, _ in was_cut]:  # else what torch.compile made runs no hooks
-            expected, actual = expected + [v for _, v in closed], actual + [v for _, v in was_cut]
-    return _compared(expected, actual, smallest, flops, parameters)
-
-
-def _compared(
-    expected: list[Tensor], actual: list[Tensor], plan: CutPlan, flops: int, parameters: int
-) -> tuple[DryRun, bool, bool]:
-    """Return the outcome of a cut network that runs.
-
-    Args:
-        expected: outputs of the network whose channels are closed.
-        actual: outputs of the cut network.
-        plan: by which it was cut.
-        flops: of the cut network, counted by fvcore.
-        parameters: their number in the cut network.
-    """
-    difference = Difference.between(expected, actual)
-    run = DryRun(difference, plan, flops, parameters)
-    return run, difference.is_exact(expected), difference.is_tolerable(expected)
+            inner[0].extend(v for _, v in closed)
+            inner[1].extend(v for _, v in was_cut)
+    return Trial(Compared((expected, outputs + actual), inner), smallest, flops, parameters)
 
 
 def _open_counts(graph: ChannelGraph, closed: ClosedChannels) -> Tensor:
@@ -181,7 +193,7 @@ def _open_counts(graph: ChannelGraph, closed: ClosedChannels) -> Tensor:
     return torch.tensor([group.size - len(closed.get(group.name, ())) for group in graph.groups])
 
 
-def cut_branches_and_compare(model: nn.Module, graph: ChannelGraph) -> Outcome:
+def cut_branches_and_compare(model: nn.Module, graph: ChannelGraph) -> Trial | DryRunFailure:
     """Remove all residual branches, leave one channel in every other group, and compare; put everything back.
 
     The network to compare with has weights of zero where closed channels are read.
@@ -200,7 +212,7 @@ def cut_branches_and_compare(model: nn.Module, graph: ChannelGraph) -> Outcome:
         flops, outputs = count_and_run(model, inputs)
         failure, parameters = _train_failure(model, graph), count_parameters(model)
     if failure is not None and _train_failure(model, graph) is None:
-        return failure, False, False
+        return failure
 
     # close the same channels instead, and compare
     with zero_closed_inputs(model, graph, CutPlan(graph.shapes, {}), closed):
@@ -208,27 +220,8 @@ def cut_branches_and_compare(model: nn.Module, graph: ChannelGraph) -> Outcome:
     predicted = graph.flops.count(WidthConstraints.of(graph).smallest)
     if flops != predicted:
         reason = f"fvcore counts {flops:,} FLOPs without it where {predicted:,} were expected"
-        return DryRunFailure(reason), False, False
-    return _compared(expected, outputs, plan, flops, parameters)
-
-
-def _errors_as_failures(attempt: Callable[[], Outcome]) -> Outcome:
-    """Return what an attempt returns; return errors of the network's `forward` as failures.
-
-    Args:
-        attempt: cuts the network, compares, and puts everything back.
-
-    Raises:
-        GDPError: gdp itself raised it, with no line of the network's source in it.
-    """
-    try:
-        return attempt()
-    except Exception as error:
-        cause = error.__cause__ or error
-        line = source_line(cause)
-        if isinstance(error, GDPError) and not line:
-            raise
-        return DryRunFailure(first_line(cause), line), False, False
+        return DryRunFailure(reason)
+    return Trial(Compared((expected, outputs)), plan, flops, parameters)
 
 
 def _sample_closed(graph: ChannelGraph, names: list[str]) -> tuple[ClosedChannels, ClosedChannels]:

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gdp.errors import GDPError
 from gdp.surgery.entries import Undo
-from gdp.utils import (
-    Difference,
-    Inputs,
-    finite_weights,
-    first_line,
-    in_float64,
-    randomize_inputs,
-    run_forward,
-    source_line,
-)
+from gdp.surgery.verdict import Compared, judge
+from gdp.utils import Difference, Inputs, first_line, randomize_inputs, run_forward, source_line
 
 Change = Callable[[Iterable[Optimizer]], Undo]  # changes the network and the state of optimizers, returns the undoing
 
@@ -29,8 +20,7 @@ def change_and_verify(
 ) -> tuple[Difference, Undo]:
     """Make a change, and return how far the network's outputs moved, and what puts everything back.
 
-    Where the network's own type can't tell a wrong cut from rounding, the change is made and compared in float64, with
-    other numbers in place of weights that have become NaN or infinite.
+    The change is made on trial first, without optimizers, and judged as the dry run before training is.
 
     Args:
         model: the network.
@@ -39,67 +29,45 @@ def change_and_verify(
         optimizers: given to `change`.
 
     Raises:
-        GDPError: the changed network does not run, or computes something else; it is put back before.
+        GDPError: the network does not run, changed or not, or the changed one computes something else; it is as it was.
     """
-    # in the network's own type
-    optimizers = tuple(optimizers)
-    difference, expected, undo = _changed(model, inputs, change, optimizers)
-    if difference.is_exact(expected):
-        return difference, undo
-    undo()
 
-    # in float64, the change being undone, since it is to be made on the weights as they are
-    try:
-        with finite_weights(model), in_float64(model):
-            precise, outputs, undo_double = _changed(model, inputs, change, ())
-            undo_double()
-        exact = precise.is_exact(outputs)
-    except GDPError:  # forward insists on its own type
-        precise, exact = difference, difference.is_tolerable(expected)
-    if not exact:
+    def compare() -> Compared:
+        """Make the change, run the network before and after, and undo it."""
+        expected = _outputs(model, inputs, "can't run on the example input, before anything is cut", "")
+        undo = change(())
+        try:
+            hint = "a size is probably written into it. Leave the layers around it alone: ignore=[...]."
+            return Compared((expected, _outputs(model, inputs, "can't follow the cut", hint)))
+        finally:
+            undo()
+
+    verdict = judge(model, compare)
+    if not verdict.accepted:
         raise GDPError(
-            f"The cut {type(model).__name__} differs from the gated one by {precise.absolute:.2e} (relative "
-            f"{precise.relative:.2e}), which is more than rounding. Nothing was changed. Leave the layers that "
-            "differ alone with ignore=[...], and please report the network."
+            f"The cut {type(model).__name__} differs from the gated one by {verdict}, which is more than rounding. "
+            "Nothing was changed. Leave the layers that differ alone with ignore=[...], and please report the network."
         )
-    return precise, change(optimizers)
+    return verdict.difference, change(tuple(optimizers))
 
 
-def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+def _outputs(model: nn.Module, inputs: Inputs, failing: str, hint: str) -> list[Tensor]:
     """Return the outputs of the network in eval mode, on an example input and on random numbers of its shapes.
 
     Args:
         model: the network.
         inputs: an example input.
-    """
-    return run_forward(model, inputs) + run_forward(model, randomize_inputs(inputs))
-
-
-def _changed(
-    model: nn.Module, inputs: Inputs, change: Change, optimizers: Any
-) -> tuple[Difference, list[Tensor], Undo]:
-    """Make a change, and compare outputs before and after.
-
-    Args:
-        model: the network.
-        inputs: an example input.
-        change: cuts the network, and the state of the optimizers it is given.
-        optimizers: given to `change`.
-
-    Returns:
-        The largest difference of the outputs, the outputs before the change, and what undoes it.
+        failing: says in an error that the network does not run.
+        hint: ends the message of an error.
 
     Raises:
-        GDPError: the changed network does not run; the change is undone then.
+        GDPError: the network does not run.
     """
-    expected, undo = _outputs(model, inputs), change(optimizers)
     try:
-        return Difference.between(expected, _outputs(model, inputs)), expected, undo
-    except Exception as error:
-        undo()
+        return run_forward(model, inputs) + run_forward(model, randomize_inputs(inputs))
+    except Exception as error:  # forward may raise anything
         line = source_line(error)
         raise GDPError(
-            f"{type(model).__name__}.forward can't follow the cut ({type(error).__name__}: {first_line(error)}"
-            f"{f' at {line}' if line else ''}); a size is probably written into it. Nothing was changed. Leave the "
-            "layers around it alone: ignore=[...]."
+            f"{type(model).__name__}.forward {failing} ({type(error).__name__}: {first_line(error)}"
+            f"{f' at {line}' if line else ''}){'; ' + hint if hint else '.'} Nothing was changed."
         ) from error
