@@ -14,7 +14,7 @@ from gdp.lightning.averaging import check_unknown_copies
 from gdp.lightning.compat import has_communication_state, rebuild_ddp, was_compiled
 from gdp.pruning import Pruner
 from gdp.surgery import check_optimizers_cuttable
-from gdp.utils import is_compiled
+from gdp.utils import first_line, is_compiled
 
 
 def is_time_to_cut(trainer: Any, pruner: Pruner, stepped: bool, shrink: str | int) -> bool:
@@ -62,8 +62,8 @@ def cut_during_training(trainer: Any, module: nn.Module, pruner: Pruner) -> str 
     undo, failure = None, ""
     try:
         undo = pruner.shrink(trainer.optimizers)
-    except GDPError as error:
-        failure = str(error)
+    except Exception as error:  # forward may raise anything
+        failure = str(error) if isinstance(error, GDPError) else f"{type(error).__name__}: {first_line(error)}."
     agreed = trainer.strategy.reduce_boolean_decision(not failure)
     if undo is not None and not agreed:
         undo()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
+from gdp.errors import GDPError
 from gdp.gates import fold_copies
 from gdp.lightning.compat import rank_zero_info, rank_zero_warn, trains_in_this_process
 from gdp.lightning.first_batch import first_batch
@@ -14,11 +16,18 @@ from gdp.lightning.network import example_inputs
 from gdp.lightning.options import PruningOptions
 from gdp.lightning.unsupported import is_finetuned
 from gdp.pruning import Pruner
-from gdp.report import Report
+from gdp.report import Report, register_report
 from gdp.selection import WidthConstraints, latency_model
-from gdp.surgery import cuttable_optimizers, fold, freeze_uncuttable_groups, freeze_untrained_readers, remove
+from gdp.surgery import (
+    cuttable_optimizers,
+    fold,
+    freeze_uncuttable_groups,
+    freeze_untrained_readers,
+    keep_folded,
+    remove_undoably,
+)
 from gdp.tracing import trace_channels
-from gdp.utils import as_input_tuple
+from gdp.utils import as_input_tuple, first_line
 
 
 def build_pruner(
@@ -110,9 +119,6 @@ def finalize(trainer: Any, module: nn.Module, pruner: Pruner) -> Report | None:
 
     Returns:
         None if there is nothing to report, since the network is as it was.
-
-    Raises:
-        GDPError: the cut is not exact; network and gates are as they were.
     """
     gates = pruner.gates
     if pruner.steps == 0:
@@ -123,13 +129,53 @@ def finalize(trainer: Any, module: nn.Module, pruner: Pruner) -> Report | None:
     finish_gates(trainer, pruner)  # a run that was resumed at its very end has seen no on_train_end
     report = None
     if trains_in_this_process(trainer):
-        report = remove(gates.model, pruner.graph, gates, cuttable_optimizers(gates, trainer.optimizers))
+        report = _remove_or_keep(trainer, pruner)
     else:
         fold(gates)
         _explain_what_comes_back(trainer)
     pruners = [getattr(callback, "pruner", None) for callback in trainer.callbacks]
     others = [other.gates for other in pruners if isinstance(other, Pruner) and other is not pruner]
-    fold_copies(module, [reader for other_gates in others for reader in other_gates.readers_and_copies])
+    with never_fatal("a copy of the network could not be made plain"):
+        fold_copies(module, [reader for other_gates in others for reader in other_gates.readers_and_copies])
+    return report
+
+
+@contextmanager
+def never_fatal(what: str) -> Iterator[None]:
+    """Warn of an error instead of raising it: training is over, and nothing of it may be lost.
+
+    Args:
+        what: has failed, in words.
+    """
+    try:
+        yield
+    except Exception as error:  # code of the user's may have changed anything
+        rank_zero_warn(f"gdp: {what} ({type(error).__name__}: {first_line(error)}).")
+
+
+def _remove_or_keep(trainer: Any, pruner: Pruner) -> Report:
+    """Cut what is closed in all processes; where that fails in one, leave the network as trained in all, and say why.
+
+    Training is over: whatever fails here, nothing of it may be lost.
+
+    Args:
+        trainer: of either family.
+        pruner: of the run.
+    """
+    gates, network, report, undo, reason = pruner.gates, pruner.gates.model, None, None, ""
+    try:
+        optimizers = cuttable_optimizers(gates, trainer.optimizers)
+        report, undo = remove_undoably(network, pruner.graph, gates, optimizers)
+    except Exception as error:  # forward may raise anything
+        reason = str(error) if isinstance(error, GDPError) else f"{type(error).__name__}: {first_line(error)}."
+    agreed = trainer.strategy.reduce_boolean_decision(report is not None)
+    if report is not None and agreed:
+        register_report(network, report)
+        return report
+    if undo is not None:
+        undo()
+    report = keep_folded(network, pruner.graph, gates, reason or "It could not be cut in another process.")
+    rank_zero_warn(f"gdp: no channel was cut when training was over. {report.failure}")
     return report
 
 

@@ -136,6 +136,8 @@ def prepare_for_evaluation(
             checkpoint["state_dict"] = module.state_dict()
             return
         _cut_all(module, saved.network, [saved.removed, saved.closed], copies)
+    elif closed is not None and torch.equal(_removed(saved), closed):  # nothing was cut since
+        end = CutPlan(end.shapes, {})
     elif closed is None or not torch.equal(_closed(saved), closed) or end.blocks:
         raise GDPError(WRITTEN_BEFORE_THE_CUT)
     _replace_state_dicts(checkpoint, lambda state: _smaller(module, fold_state_dict(state), end))
@@ -146,6 +148,13 @@ def _closed(saved: CheckpointState) -> Tensor:
     assert saved.pruner is not None
     closed: Tensor = saved.pruner["gates"]["gate_param"].cpu() == 0
     return closed
+
+
+def _removed(saved: CheckpointState) -> Tensor:
+    """Return the channels that had been cut when the checkpoint was written, one bool per channel of all groups."""
+    assert saved.pruner is not None
+    removed: Tensor = saved.pruner["gates"]["removed"].cpu()
+    return removed
 
 
 def _cut_module(module: nn.Module, name: str, plan: CutPlan, copies: Iterable[Copy]) -> Undo:

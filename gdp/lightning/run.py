@@ -14,7 +14,7 @@ from gdp.lightning.averaging import find_averages, track_averages
 from gdp.lightning.compat import forget_loaded_checkpoint, rank_zero_info, rank_zero_warn, trains_in_this_process
 from gdp.lightning.cut_in_training import check_cuts, cut_during_training, is_time_to_cut
 from gdp.lightning.held_out import HeldOutBatches, make_held_out
-from gdp.lightning.lifecycle import abandon, build_pruner, finalize
+from gdp.lightning.lifecycle import abandon, build_pruner, finalize, never_fatal
 from gdp.lightning.module_hooks import extend_once
 from gdp.lightning.network import find_network
 from gdp.lightning.options import PruningOptions
@@ -110,11 +110,17 @@ class PruningRun:
                 "fraction of the FLOPs before that run."
             )
             return
+        if self._is_known(network):
+            rank_zero_warn("gdp: the last run could not cut this network; pruning begins anew, from what it costs now.")
         self.report, self._closed, self._after, self._writer = None, None, None, TensorBoardWriter()
         self.pruner = build_pruner(trainer, module, name, network, self.options, self._data)
 
     def _is_small(self, network: nn.Module) -> bool:
         """Return whether this run has pruned the network."""
+        return self._is_known(network) and self.report is not None and self.report.failure is None
+
+    def _is_known(self, network: nn.Module) -> bool:
+        """Return whether the report of this run is about the network."""
         return self.report is not None and report_of(network) is self.report
 
     def start_fit(self, trainer: Any, module: nn.Module) -> None:
@@ -210,20 +216,18 @@ class PruningRun:
         return f"gdp/{self.options.module}" if len(runs) > 1 and self.options.module else "gdp"
 
     def end_fit(self, trainer: Any, module: nn.Module) -> None:
-        """Make the network small; other callbacks have saved and averaged weights before.
-
-        Raises:
-            GDPError: the cut is not exact; network and gates are as they were.
-        """
+        """Make the network small; other callbacks have saved and averaged weights before."""
         if self.pruner is None:
             return
-        self.track_averages(trainer, module)
+        with never_fatal("averages that were made since the last epoch are not pruned along"):
+            self.track_averages(trainer, module)
         self.report = finalize(trainer, module, self.pruner)
+        gates, self.pruner = self.pruner.gates, None
         if self.report is not None:
-            gates, name = self.pruner.gates, find_network(module, self.options.module)[0]
-            self._closed = (gates.gate_param == 0).cpu()
-            self._after = pruned_state(module, name, gates, self.report)
-        self.pruner = None
+            self._closed = gates.removed if self.report.failure else (gates.gate_param == 0).cpu()
+            with never_fatal("checkpoints that are saved from here on do not say what was cut"):
+                name = find_network(module, self.options.module)[0]
+                self._after = pruned_state(module, name, gates, self.report)
 
     def saved_state(self, module: nn.Module) -> CheckpointState | None:
         """Return what a checkpoint has to say now; None if there is nothing."""
@@ -233,7 +237,7 @@ class PruningRun:
         if self.pruner is not None:
             states = self.pruner.state_dict(), self._counter.state_dict()
             return gated_state(module, name, self.pruner.gates, *states)
-        return self._after if self._is_small(network) else None
+        return self._after if self._is_known(network) else None
 
     def _restore(self, trainer: Any, module: nn.Module, checkpoint: dict[str, Any]) -> None:
         """Take over the run of a checkpoint whose weights Lightning is about to load."""
@@ -251,7 +255,7 @@ class PruningRun:
     def _load(self, trainer: Any, module: nn.Module, checkpoint: dict[str, Any]) -> None:
         """Make network and checkpoint fit each other for an evaluation."""
         name, network = find_network(module, self.options.module)
-        closed = self._closed if self._is_small(network) else None
+        closed = self._closed if self._is_known(network) else None
         copies, saved = find_averages(module, name, network, trainer.callbacks), self._saved_in(checkpoint)
         prepare_for_evaluation(checkpoint, saved, module, network, copies, closed, str(trainer.ckpt_path))
 

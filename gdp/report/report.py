@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from io import StringIO
 from typing import Any
 
@@ -36,6 +36,7 @@ class Report:
         blocks: residual branches that were removed as a whole; the constant that they added stays.
         dry_run: True if nothing was changed; this is the smallest network that `gdp.check` tried then.
         history: how the gates developed in training; see `plot`.
+        failure: why closed channels were not cut when training was over, and the way out; None where they were.
     """
 
     flops_before: int
@@ -51,6 +52,7 @@ class Report:
     blocks: tuple[str, ...] = ()
     dry_run: bool = False
     history: History = field(default_factory=History)
+    failure: str | None = None
 
     @property
     def remaining(self) -> float:
@@ -84,6 +86,7 @@ class Report:
             "blocks": list(self.blocks),
             "frozen": [[f.name, f.channels, f.reason] for f in self.frozen],
             "history": self.history.to_dict(),
+            "failure": self.failure,
         }
 
     @classmethod
@@ -97,16 +100,18 @@ class Report:
         Raises:
             GDPError: it is not a report.
         """
-        other = ("groups", "frozen", "plan", "blocks", "dry_run", "history")
+        other = ("groups", "frozen", "plan", "blocks", "dry_run", "history", "failure")
         try:
             groups = tuple((str(name), int(kept), int(total)) for name, kept, total in data["groups"])
             frozen = tuple(Frozen(str(name), int(channels), str(reason)) for name, channels, reason in data["frozen"])
             blocks = tuple(map(str, data["blocks"]))
             history = History.from_dict(data["history"]) if "history" in data else History()
+            failure = None if data.get("failure") is None else str(data["failure"])
             numbers = {f.name: data[f.name] for f in fields(cls) if f.name not in other}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise GDPError(f"Expected the report of a pruning, but reading it failed: {error!r}.") from error
-        return cls(**numbers, groups=groups, frozen=frozen, plan=plan, blocks=blocks, history=history)
+        found = cls(**numbers, groups=groups, frozen=frozen, plan=plan, blocks=blocks, history=history)
+        return replace(found, failure=failure)
 
     def __str__(self) -> str:
         # totals of the network
@@ -133,6 +138,8 @@ class Report:
 
         # all of it as text of a fixed width, whatever the terminal
         console = Console(file=StringIO(), width=110, color_system=None, legacy_windows=False)
+        if self.failure is not None:
+            console.print(f"gdp: not cut when training was over. {self.failure}", markup=False, highlight=False)
         for table in tables:
             for column in table.columns[1:3]:
                 column.justify = "right"

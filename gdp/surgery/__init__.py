@@ -3,7 +3,9 @@
 from gdp.surgery.check import check, freeze_uncuttable_groups, freeze_untrained_readers, trace
 from gdp.surgery.cut import check_plan_fits, cut
 from gdp.surgery.entries import Undo, keep_entries
-from gdp.surgery.remove import fold, remove
+from gdp.surgery.fold import fold
+from gdp.surgery.keep_folded import keep_folded
+from gdp.surgery.remove import remove, remove_undoably
 from gdp.surgery.remove_zeros import remove_zeros
 from gdp.surgery.shrink import check_optimizers_cuttable, cut_channels, cuttable_optimizers, plan_for, shrink
 
@@ -19,8 +21,10 @@ __all__ = [
     "freeze_uncuttable_groups",
     "freeze_untrained_readers",
     "keep_entries",
+    "keep_folded",
     "plan_for",
     "remove",
+    "remove_undoably",
     "remove_zeros",
     "shrink",
     "trace",

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gdp.errors import GDPError
@@ -17,28 +17,10 @@ from gdp.gates import Gates
 from gdp.graph import ChannelGraph, CutPlan
 from gdp.report import Report, register_report, report_of
 from gdp.surgery.entries import Undo
+from gdp.surgery.fold import fold
 from gdp.surgery.shrink import cut_network_and_copies, plan_for
 from gdp.surgery.verify import change_and_verify
-from gdp.utils import count_flops, count_parameters, under_plain_names
-
-
-def fold(gates: Gates) -> Undo:
-    """Multiply the gates into the weights behind them and take them away; return what puts them back.
-
-    Args:
-        gates: of the network, copies of it included.
-    """
-    folded: set[tuple[int, int]] = set()
-    with ExitStack() as undo:
-        undo.callback(gates.restore)  # after the weights
-        for reader in gates.readers_and_copies:
-            weight = reader.weight
-            if (id(weight), reader.dim) not in folded:  # a weight that layers share is folded once
-                folded.add((id(weight), reader.dim))
-                undo.callback(setattr, weight, "data", weight.data)
-                weight.data = weight.data * reader.gate.to(weight.dtype)
-        gates.withdraw()
-        return undo.pop_all().close
+from gdp.utils import Difference, count_flops, count_parameters, under_plain_names
 
 
 def _fold_and_cut(gates: Gates, optimizers: Iterable[Optimizer]) -> Undo:
@@ -80,28 +62,67 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
     (5, True)
     """
     _check_gates_belong(model, graph, gates)
+    report, _ = remove_undoably(model, graph, gates, optimizers)
+    register_report(model, report)
+    return report
 
+
+def remove_undoably(
+    model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iterable[Optimizer] = ()
+) -> tuple[Report, Undo]:
+    """Do what `remove` does, and return what puts everything back as well; the report is not kept for the network yet.
+
+    Args:
+        model: the network that holds the gates.
+        graph: its channel groups.
+        gates: of the network.
+        optimizers: whose state is cut along.
+
+    Raises:
+        GDPError: as `remove` does.
+    """
     # what is to be expected
-    plan, opened = CutPlan.of(graph, gates.closed), gates.open_counts
-    graph = _with_unknown_flops(model, graph, gates)
-    predicted = graph.flops.count(opened)
-    params_before = sum(
-        math.prod(graph.shapes.get(name, p.shape))
-        for name, p in under_plain_names(model, model.named_parameters()).items()
-    )
+    graph, removed = with_unknown_flops(model, graph, gates), gates.gate_param.cpu() == 0
+    predicted, params_before = graph.flops.count(counts_without(gates, removed)), dense_parameters(model, graph)
 
-    # cut, verify, and count
+    # cut, verify, count, and report, cuts that were made during training included
     difference, undo = change_and_verify(model, graph.inputs, partial(_fold_and_cut, gates), optimizers)
-    flops_after = _count_after_cut(model, graph, predicted, undo)
+    with ExitStack() as put_back:
+        put_back.callback(undo)
+        flops_after = _count_after_cut(model, graph, predicted)
+        cost = params_before, flops_after
+        report = report_of_cut(model, graph, gates, removed, cost, difference.maximum(gates.difference))
+        return report, put_back.pop_all().close
 
-    # report, cuts that were made during training included
-    difference, earlier = difference.maximum(gates.difference), report_of(model)
+
+def report_of_cut(
+    model: nn.Module,
+    graph: ChannelGraph,
+    gates: Gates,
+    removed: Tensor,
+    cost: tuple[int, int],
+    difference: Difference,
+    failure: str | None = None,
+) -> Report:
+    """Return the report on a network from which channels have been cut for good.
+
+    Args:
+        model: the network as it is now.
+        graph: its channel groups.
+        gates: that it had.
+        removed: the channels that are cut, one bool per channel of all groups.
+        cost: parameters of the dense network, and FLOPs of the network as it is now.
+        difference: the largest that any cut has made to the outputs.
+        failure: why other closed channels were not cut.
+    """
+    opened = counts_without(gates, removed)
     pruned = [i for i, group in enumerate(graph.groups) if not graph.is_held(group)]
-    report = Report(
+    plan, earlier = CutPlan.of(graph, gates.indices(removed)), report_of(model)
+    return Report(
         flops_before=graph.flops.dense,
-        flops_after=flops_after,
-        flops_predicted=predicted,
-        params_before=params_before,
+        flops_after=cost[1],
+        flops_predicted=graph.flops.count(opened),
+        params_before=cost[0],
         params_after=count_parameters(model),
         groups=tuple((graph.groups[i].name, int(opened[i]), graph.groups[i].size) for i in pruned),
         frozen=graph.staying,
@@ -110,12 +131,32 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
         blocks=tuple(branch.name for branch in plan.blocks),
         history=gates.history.of_groups(pruned),
         plan=plan if earlier is None else plan.compose(earlier.plan),
+        failure=failure,
     )
-    register_report(model, report)
-    return report
 
 
-def _with_unknown_flops(model: nn.Module, graph: ChannelGraph, gates: Gates) -> ChannelGraph:
+def counts_without(gates: Gates, removed: Tensor) -> Tensor:
+    """Return the channels per group that are left without some, shape (groups,).
+
+    Args:
+        gates: of the network.
+        removed: one bool per channel of all groups.
+    """
+    return torch.bincount(gates.group_of[~removed], minlength=len(gates.graph.groups))
+
+
+def dense_parameters(model: nn.Module, graph: ChannelGraph) -> int:
+    """Return the number of elements of all parameters in the dense network.
+
+    Args:
+        model: the network, before whole branches go.
+        graph: of the dense network.
+    """
+    parameters = under_plain_names(model, model.named_parameters())
+    return sum(math.prod(graph.shapes.get(name, p.shape)) for name, p in parameters.items())
+
+
+def with_unknown_flops(model: nn.Module, graph: ChannelGraph, gates: Gates) -> ChannelGraph:
     """Return the graph with the FLOPs that fvcore counts in operators unknown to gdp, which are a constant.
 
     Args:
@@ -123,33 +164,27 @@ def _with_unknown_flops(model: nn.Module, graph: ChannelGraph, gates: Gates) -> 
         graph: its channel groups.
         gates: of the network; they know which channels have been cut already.
     """
-    present = graph.flops.sizes - torch.bincount(gates.group_of[gates.removed], minlength=len(graph.groups))
-    beyond = count_flops(model, graph.inputs) - graph.flops.count(present)
+    beyond = count_flops(model, graph.inputs) - graph.flops.count(counts_without(gates, gates.removed))
     return graph.with_dense_flops(graph.flops.dense + beyond)
 
 
-def _count_after_cut(model: nn.Module, graph: ChannelGraph, predicted: int, undo: Undo) -> int:
+def _count_after_cut(model: nn.Module, graph: ChannelGraph, predicted: int) -> int:
     """Return the FLOPs of the cut network as fvcore counts them, and warn if they are not as predicted.
 
     Args:
         model: the network.
         graph: with the example input.
         predicted: FLOPs that the graph gives for the open channels.
-        undo: undoes the cut; called if the FLOPs can't be counted.
 
     Raises:
         GDPError: the FLOPs can't be counted.
     """
-    try:
-        flops = count_flops(model, graph.inputs)
-    except GDPError:
-        undo()
-        raise
+    flops = count_flops(model, graph.inputs)
     if flops != predicted:
         warnings.warn(
             f"fvcore counts {flops:,} FLOPs where gdp predicted {predicted:,}: an operator of "
             f"{type(model).__name__} is counted in a way gdp does not know. The removal itself is exact.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return flops
 
