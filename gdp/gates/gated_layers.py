@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from gdp.gates.recurrent import RECURRENT, recurrent_bases
 from gdp.utils import GATE_SUFFIX
 
 # elements of a weight from which it pays to save memory and passes over it
@@ -64,7 +65,7 @@ def gate_layer(layer: nn.Module, tensor: str, private: bool, view: WeightView) -
         view: of the network that the layer belongs to.
     """
     cls: Any = type(layer)
-    plain, tensors = (cls.__mro__[1], cls.gated_tensors) if _is_gated(cls) else (cls, ())
+    plain, tensors = (cls.plain_class, cls.gated_tensors) if _is_gated(cls) else (cls, ())
     if tensor not in dict(tensors):  # in a deep copy of a gated layer it is
         layer.__class__ = _gated_class(plain, (*tensors, (tensor, private)))
     layer.__dict__[VIEW_KEY] = view
@@ -73,8 +74,9 @@ def gate_layer(layer: nn.Module, tensor: str, private: bool, view: WeightView) -
 def make_plain(layer: nn.Module) -> None:
     """Give a layer the class back that it had before its weights were gated."""
     layer.__dict__.pop(VIEW_KEY, None)
-    if _is_gated(type(layer)):
-        layer.__class__ = type(layer).__mro__[1]
+    cls: Any = type(layer)
+    if _is_gated(cls):
+        layer.__class__ = cls.plain_class
 
 
 def _is_gated(cls: type) -> bool:
@@ -117,12 +119,14 @@ def _gated_class(cls: Any, tensors: GatedTensors) -> Any:
 
     def reduce(self: nn.Module, protocol: Any) -> Any:
         # pickle and deepcopy know no class made on the way; a copy is no part of the run whose hooks have their turn
-        state = {key: value for key, value in self.__dict__.items() if key != VIEW_KEY}
-        return _new_gated_layer, (cls, tensors), state
+        found: Any = self.__getstate__() if hasattr(cls, "__getstate__") else self.__dict__
+        return _new_gated_layer, (cls, tensors), {key: value for key, value in found.items() if key != VIEW_KEY}
 
-    gating = {"forward": forward, "__reduce_ex__": reduce, "__module__": __name__, "gated_tensors": tensors}
+    names = {"__reduce_ex__": reduce, "__module__": __name__, "gated_tensors": tensors, "plain_class": cls}
+    if issubclass(cls, RECURRENT):
+        return type(f"Gated{cls.__name__}", recurrent_bases(cls, tensors[0][0]), names)
     weights = {name: _gated_property(name, private) for name, private in tensors}
-    return type(f"Gated{cls.__name__}", (cls,), weights | gating)
+    return type(f"Gated{cls.__name__}", (cls,), {**weights, **names, "forward": forward})
 
 
 def _gated_property(tensor: str, private: bool) -> property:

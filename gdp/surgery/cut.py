@@ -57,6 +57,8 @@ def cut(model: nn.Module, plan: CutPlan, optimizers: Iterable[Optimizer] = ()) -
             for attribute, value in sizes_of(module, groups).items():
                 undo.callback(setattr, module, attribute, getattr(module, attribute))
                 setattr(module, attribute, value)
+                if isinstance(module, nn.RNNBase):
+                    module.flatten_parameters()  # cuDNN wants its weights in one piece
         for branch in plan.blocks:
             undo.callback(replace_branch_with_constant(model, branch))
         return undo.pop_all().close
@@ -174,10 +176,22 @@ def _norm_sizes(module: Any, _: int) -> dict[str, Any]:
     return {"num_features": tensor.shape[0]}
 
 
+def _recurrent_sizes(module: Any, _: int) -> dict[str, Any]:
+    """Return the size of the input of a recurrent layer or cell after the cut.
+
+    Args:
+        module: the layer.
+    """
+    own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+    return {"input_size": own["weight_ih" if isinstance(module, nn.RNNCellBase) else "weight_ih_l0"].shape[1]}
+
+
 # type of a layer -> its sizes after the cut
 _SIZES: dict[type, SizesOf] = {
     CONV: _conv_sizes,
     nn.Linear: _linear_sizes,
+    nn.RNNBase: _recurrent_sizes,
+    nn.RNNCellBase: _recurrent_sizes,
     NORM: _norm_sizes,
     nn.GroupNorm: lambda module, groups: {"num_groups": groups, "num_channels": module.weight.shape[0]},
     nn.PReLU: lambda module, _: {"num_parameters": module.weight.shape[0]},

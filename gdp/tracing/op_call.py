@@ -137,6 +137,10 @@ class OpCall:
                 self.state.keep_shape(operand, reason)
             else:
                 self.freeze(operand.ids, reason)
+        return self.frozen_results()
+
+    def frozen_results(self) -> Any:
+        """Return labels for all results that belong to no channel."""
         frozen = [Labels.frozen(shape) for shape in self._shapes]
         return frozen[0] if isinstance(self.outputs, tuple) else frozen
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from gdp.tracing.op_call import OpCall
-from gdp.tracing.rules import layers, opaque, pooling, reshaping
+from gdp.tracing.rules import layers, opaque, pooling, recurrent, reshaping
 from gdp.tracing.rules.elementwise import elementwise
 
 Rule = Callable[[OpCall], Any]
@@ -50,6 +50,8 @@ RULES = _rows(
     False,
     (layers.conv, "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
     (layers.linear, "linear"),
+    (recurrent.recurrent, "lstm gru rnn_tanh rnn_relu"),
+    (recurrent.cell, "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
     (layers.channel_norm, "batch_norm instance_norm"),
     (layers.weight_norm, "_weight_norm _weight_norm_interface"),
     (layers.layer_norm, "layer_norm rms_norm"),

@@ -37,6 +37,7 @@ from helpers.networks.layer_types import (
     WeightStandardized,
 )
 from helpers.networks.raw_weights import ListOfWeights, RawWeights
+from helpers.networks.recurrent import Cells, ConvLSTM, GRUOverRows
 from helpers.networks.shapes import (
     ChannelShuffle,
     Chunk,
@@ -68,6 +69,7 @@ __all__ = [
     "Attention",
     "AuxiliaryHead",
     "Blocks",
+    "Cells",
     "Chain",
     "ChannelScale",
     "ChannelShuffle",
@@ -76,6 +78,7 @@ __all__ = [
     "Concat",
     "ConcatOfPositions",
     "ConcatTwice",
+    "ConvLSTM",
     "ConvNeXt",
     "Depthwise",
     "DictOutput",
@@ -83,6 +86,7 @@ __all__ = [
     "Embedding",
     "FlattenLinear",
     "FunctionalConv",
+    "GRUOverRows",
     "GroupNorm",
     "Grouped",
     "GroupedBetweenStreams",
@@ -124,5 +128,5 @@ NETS = [
     PooledLinear, ViewLinear, Reused, Tied, ReturnedAndUsed, DictOutput, TupleOutput, SeveralInputs, LargeBias,
     LearnedSlopes, Transposed, OptionA, Untrained, Compiled, FunctionalConv, AuxiliaryHead, Literal, Dilated,
     OneDimension, ThreeDimensions, GroupNorm, ConvNeXt, WeightStandardized, WeightNorm, Attention, Embedding,
-    RawWeights, ListOfWeights,
+    RawWeights, ListOfWeights, ConvLSTM, GRUOverRows, Cells,
 ]  # fmt: skip
