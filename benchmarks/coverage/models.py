@@ -14,7 +14,7 @@ import torchvision.models as tv
 from torch import Tensor, nn
 
 from benchmarks.coverage.packages import build_packaged, packaged_names
-from gdp.utils import Inputs
+from gdp.utils import NORM, Inputs
 
 SUITES = ("torchvision", "detection", "timm", "packages")
 
@@ -125,9 +125,10 @@ def heads(net: nn.Module) -> list[nn.Module]:
 def prepare(net: nn.Module, inputs: Inputs) -> None:
     """Put random numbers everywhere, so that every channel and the input matter: weights, scales, BN statistics.
 
-    Weights keep the size of what passes through them. Constants (scales of 1e-6, heads of zeros, gains of one) become
-    random numbers. BN statistics are those of a random batch, layer by layer, moved by a random third: deep networks
-    then neither explode nor fade, and a batch norm is as far from the identity as in a trained network.
+    Weights keep the size of what passes through them. Constants (scales of 1e-6, heads of zeros), and what batch norms
+    scale and shift by, become random numbers. BN statistics are those of a random batch, layer by layer, moved by a
+    random third: deep networks then neither explode nor fade, and a batch norm is as far from the identity as in a
+    trained network.
 
     Args:
         net: changed in place; weights that are not trained stay.
@@ -141,7 +142,7 @@ def prepare(net: nn.Module, inputs: Inputs) -> None:
             if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) and p.dim() > 1:
                 fan_in = p[0].numel() if not getattr(layer, "transposed", False) else p.numel() // p.shape[1]
                 p.normal_(0, math.sqrt((2 if p.dim() > 2 else 1) / fan_in), generator=random)
-            elif bool((p == p.flatten()[0]).all()):
+            elif isinstance(layer, NORM) or bool((p == p.flatten()[0]).all()):
                 if p is getattr(layer, "bias", None):
                     p.normal_(0, 0.3, generator=random)
                 else:
