@@ -88,6 +88,7 @@ class ChannelGraph:
         unread: plain names of the parameters that `forward` never reads, those of ignored layers left out.
         held: the groups, by name, that keep all of their channels though `forward` could do without, with the reason.
         unused_weights: plain names of the weights of convs and linears whose results nothing uses.
+        notes: what else the user should know of the numbers, in sentences.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -100,6 +101,7 @@ class ChannelGraph:
     unread: frozenset[str] = frozenset()
     held: tuple[Frozen, ...] = ()
     unused_weights: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> ChannelGroup:
         """Return a channel group.

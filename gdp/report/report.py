@@ -36,6 +36,7 @@ class Report:
         blocks: residual branches that were removed as a whole; the constant that they added stays.
         dry_run: True if nothing was changed; this is the smallest network that `gdp.check` tried then.
         history: how the gates developed in training; see `plot`.
+        notes: what else is to be known of the numbers, in sentences.
         failure: why closed channels were not cut when training was over, and the way out; None where they were.
     """
 
@@ -52,6 +53,7 @@ class Report:
     blocks: tuple[str, ...] = ()
     dry_run: bool = False
     history: History = field(default_factory=History)
+    notes: tuple[str, ...] = ()
     failure: str | None = None
 
     @property
@@ -86,6 +88,7 @@ class Report:
             "blocks": list(self.blocks),
             "frozen": [[f.name, f.channels, f.reason] for f in self.frozen],
             "history": self.history.to_dict(),
+            "notes": list(self.notes),
             "failure": self.failure,
         }
 
@@ -100,18 +103,19 @@ class Report:
         Raises:
             GDPError: it is not a report.
         """
-        other = ("groups", "frozen", "plan", "blocks", "dry_run", "history", "failure")
+        other = ("groups", "frozen", "plan", "blocks", "dry_run", "history", "notes", "failure")
         try:
             groups = tuple((str(name), int(kept), int(total)) for name, kept, total in data["groups"])
             frozen = tuple(Frozen(str(name), int(channels), str(reason)) for name, channels, reason in data["frozen"])
             blocks = tuple(map(str, data["blocks"]))
             history = History.from_dict(data["history"]) if "history" in data else History()
             failure = None if data.get("failure") is None else str(data["failure"])
+            notes = tuple(map(str, data.get("notes", ())))
             numbers = {f.name: data[f.name] for f in fields(cls) if f.name not in other}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise GDPError(f"Expected the report of a pruning, but reading it failed: {error!r}.") from error
         found = cls(**numbers, groups=groups, frozen=frozen, plan=plan, blocks=blocks, history=history)
-        return replace(found, failure=failure)
+        return replace(found, notes=notes, failure=failure)
 
     def __str__(self) -> str:
         # totals of the network
@@ -147,5 +151,7 @@ class Report:
         if self.blocks:
             console.print(f"blocks gone as a whole: {', '.join(self.blocks)}")
         console.print(f"largest difference gated to cut: {self.max_abs:.1e} absolute, {self.max_rel:.1e} relative")
+        for note in self.notes:
+            console.print(f"note: {note}", markup=False, highlight=False)
         assert isinstance(console.file, StringIO)
         return console.file.getvalue()

@@ -54,6 +54,7 @@ def check(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = 
         plan=smallest.plan if smallest else CutPlan(graph.shapes, {}),
         blocks=tuple(branch.name for branch in graph.blocks),
         dry_run=True,
+        notes=graph.notes,
     )
 
 

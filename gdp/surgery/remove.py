@@ -131,6 +131,7 @@ def report_of_cut(
         blocks=tuple(branch.name for branch in plan.blocks),
         history=gates.history.of_groups(pruned),
         plan=plan if earlier is None else plan.compose(earlier.plan),
+        notes=graph.notes,
         failure=failure,
     )
 

@@ -61,7 +61,8 @@ def group_channels(state: TraceState, inputs: tuple[Any, ...]) -> ChannelGraph:
     groups = _channel_groups(state, axes_of, numbering, root)
     frozen = _frozen_layers(state, axes, carried & ~read & ~stay, reasons)
     flops = _flop_model(terms, numbering.group_of, numbering.sizes)
-    return ChannelGraph(groups, frozen, flops, dict(state.shapes), inputs, unused_weights=state.unused_weights)
+    unused, notes = state.unused_weights, tuple(state.notes)
+    return ChannelGraph(groups, frozen, flops, dict(state.shapes), inputs, unused_weights=unused, notes=notes)
 
 
 def _roots_of(root: Tensor, ids: Tensor | None) -> Tensor | None:

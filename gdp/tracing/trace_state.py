@@ -79,6 +79,7 @@ class TraceState:
         two_way_grouping: grouped convs that can be cut both ways.
         flops: the terms of the FLOPs.
         size_lines: line of the user's source -> channel ids whose number it may hold.
+        notes: what else the user should know of the numbers, each sentence once.
         counting: whether FLOPs are counted; only those of the eval graph are.
         used: whether something uses the result of the operator whose rule is applied now.
     """
@@ -96,6 +97,7 @@ class TraceState:
     two_way_grouping: set[str] = field(default_factory=set)
     flops: list[FlopTerm] = field(default_factory=list)
     size_lines: dict[str, list[Tensor]] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
     counting: bool = True
     used: bool = True
 

@@ -16,6 +16,7 @@ from gdp.errors import GDPError
 from gdp.utils.inputs import as_input_tuple, clone_inputs
 from gdp.utils.module_state import in_mode, unwrapped
 from gdp.utils.tracebacks import first_line, source_line
+from gdp.utils.untraced import UntracedMode
 
 
 class _FlatOutput(nn.Module):
@@ -91,6 +92,7 @@ def count_and_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tens
             stack.enter_context(context)
         network = stack.enter_context(unwrapped(model))
         stack.enter_context(_quiet_fvcore())
+        stack.enter_context(UntracedMode())
         # count, quietly
         flat = _FlatOutput(network).eval()
         analysis = FlopCountAnalysis(flat, clone_inputs(model, as_input_tuple(example_inputs)))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from gdp.tracing.labels import Labels
+from gdp.tracing.labels import Labels, either
 from gdp.tracing.op_call import OpCall
 from gdp.tracing.rules.elementwise import elementwise
+
+UNCOUNTED = "fvcore can't trace {} and does not know it: it is counted as 0 FLOPs"
 
 
 def pool(call: OpCall) -> Any:
@@ -30,7 +32,19 @@ def pool(call: OpCall) -> Any:
     if scale is not None:
         dim = len(source.shape) - spatial - 1
         call.add_flops(factor * prod(scale) // scale[dim], call.ids_along(source, dim))
-    return call.result(Labels(source.ids, call.shape))
+    labels = Labels(source.ids, call.shape)  # indices are places within a channel, and go along with it
+    return labels if isinstance(call.outputs, tuple) else [labels for _ in call.outputs]
+
+
+def unpool(call: OpCall) -> Any:
+    """Join pooled channels with the indices of those that were pooled before. FLOPs: none, as fvcore counts."""
+    pooled, indices = call.labels(), call.labels("indices")
+    spatial = range(len(pooled.shape) - int(next(c for c in call.op if c in "23")), len(pooled.shape))
+    if any(labels.varies(d) for labels in (pooled, indices) for d in spatial):
+        return call.freeze_all(f"{call.location} mixes channels")
+    call.channel_ids.union(pooled.ids, indices.ids, f"{call.location} takes places from indices that must stay")
+    call.state.notes[UNCOUNTED.format(call.op)] = None
+    return Labels(either(pooled.ids, indices.ids), call.shape)
 
 
 def reduce(call: OpCall) -> Any:

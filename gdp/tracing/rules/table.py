@@ -71,6 +71,8 @@ RULES = _rows(
         pooling.pool,
         "_upsample_nearest_exact1d _upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa",
     ),
+    (pooling.pool, "max_pool1d_with_indices max_pool3d_with_indices"),
+    (pooling.unpool, "max_unpool2d max_unpool3d"),
     (pooling.grid_sample, "grid_sampler"),
     (
         pooling.reduce,

@@ -60,6 +60,7 @@ from helpers.networks.streams import (
     ConcatTwice,
     Mask,
     Residual,
+    SegNet,
     SqueezeExcite,
     UNet,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "Residual",
     "ReturnedAndUsed",
     "Reused",
+    "SegNet",
     "SeveralInputs",
     "SqueezeExcite",
     "StandardizedConv2d",
@@ -128,5 +130,5 @@ NETS = [
     PooledLinear, ViewLinear, Reused, Tied, ReturnedAndUsed, DictOutput, TupleOutput, SeveralInputs, LargeBias,
     LearnedSlopes, Transposed, OptionA, Untrained, Compiled, FunctionalConv, AuxiliaryHead, Literal, Dilated,
     OneDimension, ThreeDimensions, GroupNorm, ConvNeXt, WeightStandardized, WeightNorm, Attention, Embedding,
-    RawWeights, ListOfWeights, ConvLSTM, GRUOverRows, Cells,
+    RawWeights, ListOfWeights, ConvLSTM, GRUOverRows, Cells, SegNet,
 ]  # fmt: skip

@@ -194,3 +194,27 @@ class Blocks(nn.Module):
 
     def forward(self, x):
         return self.head(self.c(self.b(self.a(self.stem(x)))))
+
+
+class SegNet(nn.Module):
+    """The decoder puts values back to the places that they were pooled from; fvcore counts nothing for it."""
+
+    flops = 2 * (
+        144 * (3 * 8 * 9 + 2 * 8) + 36 * (8 * 6 * 9 + 2 * 6) + 9 * 6 * 6 + 36 * (6 * 8 * 9 + 2 * 8) + 144 * 8 * 4
+    )
+    after = (
+        {"a.0": [0, 1, 5], "b.0": [2]},
+        2 * (144 * (3 * 5 * 9 + 2 * 5) + 36 * (5 * 5 * 9 + 2 * 5) + 9 * 5 * 5 + 36 * (5 * 5 * 9 + 2 * 5) + 144 * 5 * 4),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.middle, self.c = conv(3, 8), conv(8, 6), nn.Conv2d(6, 6, 1), conv(6, 8)
+        self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, first = self.pool(self.a(x))
+        x, second = self.pool(self.b(x))
+        x = self.c(self.unpool(self.middle(x), second))
+        return self.head(self.unpool(x, first))
