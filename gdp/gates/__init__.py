@@ -1,7 +1,7 @@
 """Gates on the weights that read channels, and their gradients."""
 
 from gdp.gates.functions import indicator, polar_gate
-from gdp.gates.gated_layers import gated_weight
+from gdp.gates.gated_layers import gated_weight, products_shown
 from gdp.gates.gates import Gates
 from gdp.gates.gradients import gate_gradient, gate_gradients, held_out_gradients, sum_by_channel
 from gdp.gates.insert import insert_gates
@@ -17,5 +17,6 @@ __all__ = [
     "indicator",
     "insert_gates",
     "polar_gate",
+    "products_shown",
     "sum_by_channel",
 ]

@@ -7,8 +7,8 @@ DDP and averaging see the network they have always seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -40,6 +40,24 @@ class WeightView:
 
     def __init__(self) -> None:
         self.shows_parameter = False
+
+
+@contextmanager
+def products_shown(model: nn.Module) -> Iterator[None]:
+    """Let `layer.weight` be the product in all gated layers of a module for a while, whatever hooks have their turn.
+
+    Args:
+        model: that holds gated layers, maybe of several networks.
+    """
+    views = {id(view): view for m in model.modules() if (view := m.__dict__.get(VIEW_KEY)) is not None}
+    shown = [view for view in views.values() if view.shows_parameter]
+    for view in shown:
+        view.shows_parameter = False
+    try:
+        yield
+    finally:
+        for view in shown:
+            view.shows_parameter = True
 
 
 def gated_weight(weight: Tensor, gate: Tensor) -> Tensor:

@@ -110,8 +110,9 @@ class GDPCallback(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Let weights be computed with."""
+        """Let weights be computed with, and try `training_step` on the first batch."""
         self.run.show_parameters(False)
+        self.run.start_batch(trainer, pl_module, batch, batch_idx)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Note the loss."""

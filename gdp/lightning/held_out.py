@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -18,14 +15,13 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
 )
-from torchmetrics import Metric
 
 from gdp.errors import GDPError
 from gdp.lightning.compat import before_batch_transfer, training_data, validation_data
+from gdp.lightning.protected_step import protected_loss
 from gdp.lightning.step_counter import gradient_scale
 from gdp.methods import HeldOutSpec, PruningMethod
 from gdp.pruning import Pruner
-from gdp.utils import GATE_SUFFIX
 
 SEED = 0  # of the split, which is the same in every process and in a resumed run
 
@@ -109,6 +105,23 @@ class HeldOutBatches:
                 f"{trainer.world_size} has none. Hold out more training data: method=gdp.Annealed(held_out=0.2)."
             )
 
+    def check_loss(self, module: Any, pruner: Pruner, outputs: Any) -> None:
+        """Check that the gates will get a loss.
+
+        Args:
+            module: the LightningModule.
+            pruner: of the run.
+            outputs: of `training_step`, at any step.
+
+        Raises:
+            GDPError: there was none at the first step.
+        """
+        if pruner.steps == 1 and not outputs:
+            raise GDPError(
+                f"Annealed gates learn from what {type(module).__name__}.training_step returns, and need a loss, "
+                "but got none at the first step. Return the loss, or use method='polar'."
+            )
+
     def step(self, trainer: Any, module: Any, pruner: Pruner) -> None:
         """Let the gates learn from the next batch if it is time to, by the module's own `training_step`.
 
@@ -126,13 +139,9 @@ class HeldOutBatches:
             return
         batch = trainer.precision_plugin.convert_input(self._batch(trainer, pruner.steps // self._every))
         batch = trainer.strategy.batch_to_device(before_batch_transfer(module, batch))
-        taken = inspect.signature(module.training_step).parameters.values()
-        more = (0,) if len(taken) > 1 or any(p.kind is p.VAR_POSITIONAL for p in taken) else ()
         scale = gradient_scale(trainer)
-        with _without_side_effects(module), torch.enable_grad(), trainer.precision_plugin.train_step_context():
-            found = module.training_step(batch, *more)
-            loss = found.get("loss") if isinstance(found, dict) else found
-            if isinstance(loss, Tensor):  # as in training, a step may be left out
+        with protected_loss(trainer, module, batch) as loss:
+            if loss is not None:  # as in training, a step may be left out
                 pruner.update_held_out(
                     loss * scale, lambda gradient: trainer.strategy.reduce(gradient / scale, reduce_op="mean")
                 )
@@ -237,37 +246,3 @@ def _described(loader: Any) -> str:
 def _options(loader: DataLoader[Any]) -> dict[str, Any]:
     names = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
     return {name: getattr(loader, name) for name in (*names, "prefetch_factor")}
-
-
-@contextmanager
-def _without_side_effects(module: Any) -> Iterator[None]:
-    """Keep a module from logging; afterwards its buffers and metrics are as before.
-
-    Args:
-        module: the LightningModule.
-    """
-    own = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
-    inside = list(module.modules())
-    buffers = [
-        (m, n, b, b.clone()) for m in inside for n, b in m._buffers.items() if b is not None and GATE_SUFFIX not in n
-    ]
-    metrics = [(m, _copied(m.metric_state), m._update_count, m._computed) for m in inside if isinstance(m, Metric)]
-    vars(module).update(log=_silent, log_dict=_silent)
-    try:
-        yield
-    finally:
-        for owner, name, buffer, saved in buffers:
-            owner._buffers[name] = buffer
-            buffer.detach().copy_(saved)
-        for metric, state, count, computed in metrics:
-            vars(metric).update(state)
-            metric._update_count, metric._computed = count, computed
-        del module.log, module.log_dict
-        vars(module).update(own)
-
-
-def _copied(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(v) if isinstance(v, list) else v.clone() for name, v in state.items()}
-
-
-def _silent(*args: Any, **kwargs: Any) -> None: ...

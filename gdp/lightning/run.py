@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -18,9 +18,10 @@ from gdp.lightning.lifecycle import abandon, build_pruner, finalize, never_fatal
 from gdp.lightning.module_hooks import extend_once
 from gdp.lightning.network import find_network
 from gdp.lightning.options import PruningOptions
+from gdp.lightning.progress_log import ProgressLog
 from gdp.lightning.restore import prepare_for_evaluation, restore_run
 from gdp.lightning.step_counter import StepCounter
-from gdp.lightning.tensorboard import TensorBoardWriter
+from gdp.lightning.training_trial import TrainingTrial
 from gdp.lightning.unsupported import check_no_lbfgs, check_setup
 from gdp.pruning import Pruner
 from gdp.report import Report, report_of
@@ -49,7 +50,8 @@ class PruningRun:
         self.pruner: Pruner | None = None
         self._counter = StepCounter()
         self._held_out: HeldOutBatches | None = None
-        self._writer = TensorBoardWriter()
+        self._trial = TrainingTrial()
+        self._log = ProgressLog(options)
         self._cuts_wait = False  # for the end of training, since cuts in training are not possible
         self._closed: Tensor | None = None  # channels that were cut in all
         self._after: CheckpointState | None = None  # what checkpoints say after the cut
@@ -94,6 +96,7 @@ class PruningRun:
             self._give_up()  # what an interrupted fit left
             small = self.report is not None and any(self._is_small(m) for m in module.modules())
             self._held_out = None if small else make_held_out(trainer, module, self.options.pruning_method)
+            self._trial = TrainingTrial()
             self._cuts_wait = not trains_in_this_process(trainer)
             self._extended_hooks.callback(extend_once(module, setup))
 
@@ -112,7 +115,7 @@ class PruningRun:
             return
         if self._is_known(network):
             rank_zero_warn("gdp: the last run could not cut this network; pruning begins anew, from what it costs now.")
-        self.report, self._closed, self._after, self._writer = None, None, None, TensorBoardWriter()
+        self.report, self._closed, self._after, self._log = None, None, None, ProgressLog(self.options)
         self.pruner = build_pruner(trainer, module, name, network, self.options, self._data)
 
     def _is_small(self, network: nn.Module) -> bool:
@@ -150,6 +153,15 @@ class PruningRun:
                 self._held_out.step(trainer, module, self.pruner)
         self._check_cuts(trainer, module, self.pruner)
 
+    def start_batch(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        """Try `training_step` on the first batch.
+
+        Raises:
+            GDPError: the target is out of reach with what it reads beside `forward`.
+        """
+        if self.pruner is not None:
+            self._trial.run(trainer, module, self.pruner, batch, batch_idx)
+
     def add_loss(self, loss: Tensor) -> None:
         """Note the loss of a batch."""
         if self.pruner is not None:
@@ -158,6 +170,7 @@ class PruningRun:
     def before_optimizer_step(self, trainer: Any, optimizer: Any) -> None:
         """Read the gates' gradients; they are reduced, accumulated and not yet clipped."""
         if self.pruner is not None:
+            self._trial.check_unread(self.pruner, self.options.shrink)
             self._counter.before_optimizer_step(trainer, optimizer, self.pruner)
 
     def end_batch(self, trainer: Any, module: Any, outputs: Any) -> None:
@@ -175,12 +188,11 @@ class PruningRun:
             return
         stepped = self._counter.step(trainer, self.pruner)
         if stepped:
-            self._check_loss(module, outputs)
             if self._held_out is not None:
+                with self._given_up_if_refused():
+                    self._held_out.check_loss(module, self.pruner, outputs)
                 self._held_out.step(trainer, module, self.pruner)
-            prefix = self._log_prefix(trainer)
-            module.log_dict({f"{prefix}/{k}": v for k, v in self.pruner.progress().items()}, prog_bar=True)
-            self._writer.write(trainer, self.pruner, prefix)
+            self._log.write(trainer, module, self.pruner)
             if self.pruner.steps == 1:  # now the optimizers have state
                 self._check_cuts(trainer, module, self.pruner)
         if not self._cuts_wait and is_time_to_cut(trainer, self.pruner, stepped, self.options.shrink):
@@ -190,30 +202,22 @@ class PruningRun:
                 self._cuts_wait = True
                 rank_zero_warn(f"gdp: a cut on the way failed, so channels are cut when training is over. {failure}")
 
-    def _check_loss(self, module: nn.Module, outputs: Any) -> None:
-        if self._held_out is not None and self.pruner is not None and self.pruner.steps == 1 and not outputs:
-            self._give_up()
-            raise GDPError(
-                f"Annealed gates learn from what {type(module).__name__}.training_step returns, and need a loss, "
-                "but got none at the first step. Return the loss, or use method='polar'."
-            )
-
     def _check_cuts(self, trainer: Any, module: nn.Module, pruner: Pruner) -> None:
         """Check that the network can be cut while it trains, if it is to be."""
         self.track_averages(trainer, module)
         if self.options.shrink == "end" or self._cuts_wait:
             return
-        try:
+        with self._given_up_if_refused():
             check_cuts(trainer, module, pruner.gates)
+
+    @contextmanager
+    def _given_up_if_refused(self) -> Iterator[None]:
+        try:
+            yield
         except GDPError:
-            if not pruner.gates.closed:
+            if self.pruner is not None and not self.pruner.gates.closed:
                 self._give_up()
             raise
-
-    def _log_prefix(self, trainer: Any) -> str:
-        """Return under which name loggers show this pruning."""
-        runs = [callback for callback in trainer.callbacks if isinstance(getattr(callback, "run", None), PruningRun)]
-        return f"gdp/{self.options.module}" if len(runs) > 1 and self.options.module else "gdp"
 
     def end_fit(self, trainer: Any, module: nn.Module) -> None:
         """Make the network small; other callbacks have saved and averaged weights before."""

@@ -8,8 +8,10 @@ from gdp.surgery.keep_folded import keep_folded
 from gdp.surgery.remove import remove, remove_undoably
 from gdp.surgery.remove_zeros import remove_zeros
 from gdp.surgery.shrink import check_optimizers_cuttable, cut_channels, cuttable_optimizers, plan_for, shrink
+from gdp.surgery.step_trial import StepTrial, try_step
 
 __all__ = [
+    "StepTrial",
     "Undo",
     "check",
     "check_optimizers_cuttable",
@@ -28,4 +30,5 @@ __all__ = [
     "remove_zeros",
     "shrink",
     "trace",
+    "try_step",
 ]

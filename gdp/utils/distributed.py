@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+Found = TypeVar("Found")
 
 
 def _is_distributed() -> bool:
@@ -44,3 +48,16 @@ def all_ranks(flag: Tensor) -> Tensor:
     shared = flag.to(torch.uint8)
     dist.all_reduce(shared, dist.ReduceOp.MIN)
     return shared.bool()
+
+
+def of_all_ranks(value: Found) -> list[Found]:
+    """Return what every process has found, in the order of their ranks.
+
+    Args:
+        value: of this process; any object that pickle knows.
+    """
+    if not _is_distributed():
+        return [value]
+    found: list[Found] = [value] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found

@@ -109,3 +109,11 @@ def test_two_gated_networks_do_not_change_what_hooks_meet(turn):
     callbacks = [GDPCallback(0.4, module="net", shrink="end"), GDPCallback(0.6, module="other")]
     trainer(*callbacks[::turn], hooks, epochs=6).fit(lit, loader())
     hooks.check(lit)
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_held_out_steps_compute_with_the_product_in_both_networks(turn):
+    lit, hooks = TwoParts(), Hooks()
+    callbacks = [GDPCallback(0.4, module="net", shrink="end"), GDPCallback(0.6, module="other", method="annealed")]
+    trainer(*callbacks[::turn], hooks, epochs=6).fit(lit, loader())
+    hooks.check(lit)
