@@ -112,7 +112,7 @@ class GDPCallback(Callback):
     ) -> None:
         """Let weights be computed with, and try `training_step` on the first batch."""
         self.run.show_parameters(False)
-        self.run.start_batch(trainer, pl_module, batch, batch_idx)
+        self.run.start_batch(trainer, pl_module)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Note the loss."""

@@ -8,12 +8,12 @@ from typing import Any
 from torch import nn
 
 
-def extend_once(module: nn.Module, extension: Callable[..., None]) -> Callable[[], None]:
+def extend_once(module: nn.Module, extension: Callable[..., Any]) -> Callable[[], None]:
     """Let the next call of a hook go to an extension; return what restores the hook.
 
     Args:
         module: the LightningModule.
-        extension: a function of the hook's name, called as `extension(original, ...)`.
+        extension: a function of the hook's name, called as `extension(original, ...)`; returns what the hook is to.
     """
     name = extension.__name__
     before, original = vars(module).get(name), getattr(module, name)
@@ -27,9 +27,9 @@ def extend_once(module: nn.Module, extension: Callable[..., None]) -> Callable[[
             if current is not None:
                 vars(module)[name] = current
 
-    def call(*args: Any, **kwargs: Any) -> None:
+    def call(*args: Any, **kwargs: Any) -> Any:
         restore()
-        extension(original, *args, **kwargs)
+        return extension(original, *args, **kwargs)
 
     extended: Any = call
     extended.retired, extended.before = False, before

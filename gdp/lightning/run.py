@@ -153,14 +153,10 @@ class PruningRun:
                 self._held_out.step(trainer, module, self.pruner)
         self._check_cuts(trainer, module, self.pruner)
 
-    def start_batch(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-        """Try `training_step` on the first batch.
-
-        Raises:
-            GDPError: the target is out of reach with what it reads beside `forward`.
-        """
+    def start_batch(self, trainer: Any, module: Any) -> None:
+        """Let `training_step` be tried on the first batch, which raises if it reads too much beside `forward`."""
         if self.pruner is not None:
-            self._trial.run(trainer, module, self.pruner, batch, batch_idx)
+            self._trial.prepare(trainer, module, self.pruner, self._extended_hooks)
 
     def add_loss(self, loss: Tensor) -> None:
         """Note the loss of a batch."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gdp.errors import GDPError
 from gdp.lightning.compat import rank_zero_info, rank_zero_warn, rebuild_ddp
+from gdp.lightning.module_hooks import extend_once
 from gdp.lightning.protected_step import protected_loss
 from gdp.pruning import Pruner
 from gdp.surgery import StepTrial, try_step
@@ -33,10 +34,30 @@ class TrainingTrial:
         self._due = True
         self._succeeded = False
 
-    def run(self, trainer: Any, module: Any, pruner: Pruner, batch: Any, batch_idx: int) -> None:
-        """Make the trial if this is the first batch of the run, and hold open what has to stay.
+    def prepare(self, trainer: Any, module: Any, pruner: Pruner, hooks: ExitStack) -> None:
+        """Let the trial be made if this is the first batch of the run, when all hooks have seen it.
 
         With manual optimization `training_step` trains the weights, so there is none.
+
+        Args:
+            trainer: of either family, at the start of a batch.
+            module: the LightningModule.
+            pruner: of the run.
+            hooks: restores the hooks of the module.
+        """
+
+        def on_train_batch_start(original: Callable[..., Any], batch: Any, batch_idx: int) -> Any:
+            response = original(batch, batch_idx)
+            if response != -1:  # else the batch is left out
+                self._due = False
+                self._run(trainer, module, pruner, batch, batch_idx)
+            return response
+
+        if self._due and pruner.steps == 0 and module.automatic_optimization:
+            hooks.callback(extend_once(module, on_train_batch_start))
+
+    def _run(self, trainer: Any, module: Any, pruner: Pruner, batch: Any, batch_idx: int) -> None:
+        """Make the trial, and hold open what has to stay.
 
         Args:
             trainer: of either family.
@@ -48,9 +69,6 @@ class TrainingTrial:
         Raises:
             GDPError: the target is out of reach with what has to stay.
         """
-        if not self._due or pruner.steps > 0 or not module.automatic_optimization:
-            return
-        self._due = False
         try:
             trial = _tried(trainer, module, pruner, batch, batch_idx)
         finally:

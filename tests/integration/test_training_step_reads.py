@@ -12,7 +12,6 @@ import torch.nn.functional as F
 import torchmetrics
 from helpers.features import refused, works
 from helpers.networks import conv
-from helpers.recorders import Sizes
 from helpers.training import Lit, images, loader, outputs, trainer
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
@@ -158,11 +157,11 @@ def test_a_target_out_of_reach_is_refused_before_the_first_step(refusal):
             b = self.net.b(a)
             return sum(f.mean((0, 2, 3)) @ torch.ones(n) for f, n in ((a, 16), (b, 24), (self.net.c(b), 24)))
 
-    lit, steps = All(), Sizes()
+    lit, run = All(), trainer(GDPCallback(0.3, module="net"))
     before = copy.deepcopy(lit.state_dict())
     with refusal:
-        trainer(GDPCallback(0.3, module="net"), steps).fit(lit, loader())
-    assert not steps.sizes and lit.state_dict().keys() == before.keys()
+        run.fit(lit, loader())
+    assert run.global_step == 0 and lit.state_dict().keys() == before.keys()
     assert all(torch.equal(t, before[name]) for name, t in lit.state_dict().items())
 
 
@@ -184,6 +183,22 @@ def test_a_penalty_on_weights_leaves_every_group_free():
             return 1e-4 * sum(p.abs().sum() for p in self.net.parameters())
 
     assert not any("training_step" in reason for reason in pruned(Decay, 0.3)[1].values())
+
+
+def test_what_hooks_prepare_for_the_step_is_there_in_the_trial():
+    class Prepared(Neck):
+        def on_train_batch_start(self, batch, batch_idx):
+            self.weight = 0.5
+            return -1 if self.trainer.current_epoch == 0 else None
+
+        def training_step(self, batch, batch_idx):
+            return self.weight * super().training_step(batch, batch_idx)
+
+        def on_train_batch_end(self, *_):
+            del self.weight
+
+    lit, stays, _ = pruned(Prepared, epochs=5)
+    assert "training_step can't follow a cut" in stays["b.0"] and "on_train_batch_start" not in vars(lit)
 
 
 # nothing of the trial stays
