@@ -125,7 +125,7 @@ def _read_groups(gates: Gates, shares: dict[str, Tensor], step: Step) -> set[str
     with zero_closed_inputs(gates.model, gates.graph, plan, closed), _outputs(gates, plan, closed) as outputs:
         try:
             with step() as loss:
-                return _with_gradient(loss, [output for output in outputs if output.value.requires_grad])
+                return _with_gradient(loss, list(outputs))
         except Exception:  # the user's code may raise anything
             return None
 
@@ -187,7 +187,7 @@ def _outputs(gates: Gates, plan: CutPlan, closed: dict[str, list[int]]) -> Itera
 
     def note(group: str, axis: Axis, layer: nn.Module, _: object, output: object) -> None:
         """Add an output of a layer, along whose weight's axis it makes the channels of a group."""
-        if isinstance(output, Tensor):
+        if isinstance(output, Tensor) and output.requires_grad:
             rows = plan.keep.get(axis.tensor, {}).get(axis.dim, range(gates.graph.shapes[axis.tensor][axis.dim]))
             place = {row: i for i, row in enumerate(rows)}
             places = [place[row] for row in axis.index[closed[group]].flatten().tolist()]

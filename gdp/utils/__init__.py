@@ -28,6 +28,7 @@ from gdp.utils.names import (
     under_plain_names,
     unwrap,
 )
+from gdp.utils.snapshot import Snapshot, check_initialized
 from gdp.utils.tracebacks import first_line, is_user_file, source_line
 
 __all__ = [
@@ -37,10 +38,12 @@ __all__ = [
     "AnyPath",
     "Difference",
     "Inputs",
+    "Snapshot",
     "all_ranks",
     "as_input_tuple",
     "attributes_put_back",
     "broadcast_from_rank_zero",
+    "check_initialized",
     "check_intact",
     "check_ungated",
     "clone_inputs",

@@ -237,7 +237,7 @@ def test_a_cut_that_fails_in_training_waits_for_the_end():
             self.net = Strict(*self.net)
 
         def on_train_epoch_start(self):
-            self.net.strict = self.current_epoch < 9  # not yet when gdp tries
+            self.net.strict = 0 < self.current_epoch < 9  # not yet when gdp tries
 
     late = fit("end", make=Switched)
     with pytest.warns(UserWarning, match="a cut on the way failed, so channels are cut when training is over.*view"):
