@@ -88,7 +88,7 @@ class TrainingTrial:
             GDPError: there are some, no trial has shown that they do not need the channels, and these are to be cut
                 while the network trains.
         """
-        parameters = under_plain_names(pruner.gates.model.named_parameters())
+        parameters = under_plain_names(pruner.gates.model, pruner.gates.model.named_parameters())
         trained = [n for n in sorted(pruner.graph.unread) if n in parameters and parameters[n].grad is not None]
         if pruner.steps > 0 or not trained:
             return
