@@ -89,6 +89,7 @@ class ChannelGraph:
         held: the groups, by name, that keep all of their channels though `forward` could do without, with the reason.
         unused_weights: plain names of the weights of convs and linears whose results nothing uses.
         notes: what else the user should know of the numbers, in sentences.
+        selects: operators of the network that choose positions by values (topk, argmax, nms), and may break ties.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -102,6 +103,7 @@ class ChannelGraph:
     held: tuple[Frozen, ...] = ()
     unused_weights: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    selects: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> ChannelGroup:
         """Return a channel group.

@@ -116,9 +116,9 @@ def _dry_run_all(model: nn.Module, graph: ChannelGraph) -> tuple[ChannelGraph, D
     while graph.groups:
         names = [g.name for g in graph.groups]
         plain = graph.with_blocks(())
-        outcome = dry_run(model, partial(cut_and_compare, model, plain, names))
+        outcome = dry_run(model, graph, partial(cut_and_compare, model, plain, names))
         if isinstance(outcome, DryRun):
-            return _keep_removable_branches(model, graph) if graph.blocks else (graph, outcome)
+            return _keep_removable_branches(model, graph, outcome) if graph.blocks else (graph, outcome)
         failing = Bisection(plain, partial(_dry_run_failure, model, plain), "forward").failing_groups(names, outcome)
         for name, reason in failing.items():
             graph = graph.freeze([name], reason)
@@ -133,11 +133,11 @@ def _dry_run_failure(model: nn.Module, graph: ChannelGraph, names: list[str]) ->
         graph: its channel groups.
         names: of the groups that are cut.
     """
-    outcome = dry_run(model, partial(cut_and_compare, model, graph, names))
+    outcome = dry_run(model, graph, partial(cut_and_compare, model, graph, names))
     return outcome if isinstance(outcome, DryRunFailure) else None
 
 
-def _keep_removable_branches(model: nn.Module, graph: ChannelGraph) -> tuple[ChannelGraph, DryRun]:
+def _keep_removable_branches(model: nn.Module, graph: ChannelGraph, with_all: DryRun) -> tuple[ChannelGraph, DryRun]:
     """Return the graph with those residual branches alone that can be removed, and the dry run without them.
 
     All are tried at once, and, if that fails, each by itself. A dry run takes two forward passes.
@@ -145,11 +145,12 @@ def _keep_removable_branches(model: nn.Module, graph: ChannelGraph) -> tuple[Cha
     Args:
         model: the network.
         graph: its channel groups, which can be cut, and residual branches.
+        with_all: the dry run in which no branch goes.
     """
 
     def dry_run_without(branches: tuple[ResidualBranch, ...]) -> DryRun | DryRunFailure:
         """Remove these branches, and cut all other groups to one channel."""
-        return dry_run(model, partial(cut_branches_and_compare, model, graph.with_blocks(branches)))
+        return dry_run(model, graph, partial(cut_branches_and_compare, model, graph.with_blocks(branches)))
 
     # all at once
     outcome = dry_run_without(graph.blocks)
@@ -166,11 +167,9 @@ def _keep_removable_branches(model: nn.Module, graph: ChannelGraph) -> tuple[Cha
 
     # those that work together; else none
     graph = graph.with_blocks(tuple(branch for branch, found in alone.items() if isinstance(found, DryRun)))
-    outcome = dry_run_without(graph.blocks)
+    outcome = dry_run_without(graph.blocks) if graph.blocks else with_all
     if isinstance(outcome, DryRunFailure):
-        graph = graph.with_blocks(())
-        outcome = dry_run_without(())
-    assert isinstance(outcome, DryRun)  # this cut has worked in the dry run before
+        graph, outcome = graph.with_blocks(()), with_all
     return replace(graph, frozen=graph.frozen + refused), outcome
 
 

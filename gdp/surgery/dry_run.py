@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from gdp.errors import GDPError
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph, CutPlan
-from gdp.selection import WidthConstraints
 from gdp.surgery.activations import mean_activations
 from gdp.surgery.cut import cut
 from gdp.surgery.temporary_weights import ClosedChannels, constants_randomized, zero_closed_inputs
@@ -77,11 +76,14 @@ class Trial:
     parameters: int
 
 
-def dry_run(model: nn.Module, attempt: Callable[[], Trial | DryRunFailure]) -> DryRun | DryRunFailure:
+def dry_run(
+    model: nn.Module, graph: ChannelGraph, attempt: Callable[[], Trial | DryRunFailure]
+) -> DryRun | DryRunFailure:
     """Make a dry run, and judge it as the removal after training is.
 
     Args:
         model: the network; it is left as it was.
+        graph: of the network.
         attempt: cuts the network, compares, and puts everything back.
 
     Raises:
@@ -99,7 +101,7 @@ def dry_run(model: nn.Module, attempt: Callable[[], Trial | DryRunFailure]) -> D
 
     try:
         with constants_randomized(model):
-            verdict = judge(model, compare)
+            verdict = judge(model, compare, graph.selects)
     except _FailedError as failed:
         return failed.failure
     except Exception as error:  # forward may raise anything
@@ -143,18 +145,18 @@ def cut_and_compare(model: nn.Module, graph: ChannelGraph, names: list[str]) -> 
         # some channels cut; in the network that is left, all but one closed
         undo.callback(cut(model, smaller))
         with mean_activations(model, graph, smaller, smaller) as some_cut:
-            flops_some, actual = count_and_run(model, inputs)
+            flops_some, some_actual = count_and_run(model, inputs)
         with (
             zero_closed_inputs(model, graph, smaller, most),
             mean_activations(model, graph, smaller, smallest) as most_closed,
         ):
-            expected = run_forward(model, inputs)
+            most_expected = run_forward(model, inputs)
         undo.close()
 
         # all but one cut; an error in train mode counts only if the whole network raises none
         undo.callback(cut(model, smallest))
         with mean_activations(model, graph, smallest, smallest) as most_cut:
-            flops, outputs = count_and_run(model, inputs)
+            flops, most_actual = count_and_run(model, inputs)
         failure, parameters = _train_failure(model, graph), count_parameters(model)
         undo.close()
         if failure is not None and _train_failure(model, graph) is None:
@@ -165,7 +167,7 @@ def cut_and_compare(model: nn.Module, graph: ChannelGraph, names: list[str]) -> 
         undo.callback(gates.withdraw)
         gates.close_all(some)
         with mean_activations(model, graph, whole, smaller) as some_closed:
-            expected += run_forward(model, inputs)
+            some_expected = run_forward(model, inputs)
 
     # what fvcore counts beyond the trace is a constant: it lies in operators unknown to gdp, which are left alone
     for counted, channels in ((flops_some, some), (flops, most)):
@@ -174,13 +176,23 @@ def cut_and_compare(model: nn.Module, graph: ChannelGraph, names: list[str]) -> 
             reason = f"fvcore counts {counted:,} FLOPs in a cut network where {predicted:,} were expected"
             return DryRunFailure(reason)
 
-    # outputs and activations
-    inner: Pair = ([], [])
-    for closed, was_cut in ((most_closed, most_cut), (some_closed, some_cut)):
-        if [n for n, _ in closed] == [n for n, _ in was_cut]:  # else what torch.compile made runs no hooks
-            inner[0].extend(v for _, v in closed)
-            inner[1].extend(v for _, v in was_cut)
-    return Trial(Compared((expected, outputs + actual), inner), smallest, flops, parameters)
+    some_inner, most_inner = _paired(some_closed, some_cut), _paired(most_closed, most_cut)
+    degenerate = most_expected + most_inner[0], most_actual + most_inner[1]
+    return Trial(Compared((some_expected, some_actual), some_inner, degenerate), smallest, flops, parameters)
+
+
+def _paired(closed: list[tuple[str, Tensor]], was_cut: list[tuple[str, Tensor]]) -> Pair:
+    """Return the activations of two networks in pairs; none where the networks ran different hooks.
+
+    What torch.compile made runs no hooks.
+
+    Args:
+        closed: name of a weight and activations, of the network whose channels are closed.
+        was_cut: the same of the cut network.
+    """
+    if [name for name, _ in closed] != [name for name, _ in was_cut]:
+        return [], []
+    return [value for _, value in closed], [value for _, value in was_cut]
 
 
 def _open_counts(graph: ChannelGraph, closed: ClosedChannels) -> Tensor:
@@ -196,16 +208,34 @@ def _open_counts(graph: ChannelGraph, closed: ClosedChannels) -> Tensor:
 def cut_branches_and_compare(model: nn.Module, graph: ChannelGraph) -> Trial | DryRunFailure:
     """Remove all residual branches, leave one channel in every other group, and compare; put everything back.
 
-    The network to compare with has weights of zero where closed channels are read.
+    The network to compare with has weights of zero where closed channels are read. Where the network chooses positions,
+    it is also compared with some channels left in every other group.
 
     Args:
         model: the network.
         graph: its channel groups, and the branches.
     """
+    some, most = _sample_closed(graph, [g.name for g in graph.groups])
+    branches = {name: list(range(graph[name].size)) for branch in graph.blocks for name in branch.groups}
+    smallest = _without_branches(model, graph, most | branches)
+    if not graph.selects or isinstance(smallest, DryRunFailure):
+        return smallest
+    larger = _without_branches(model, graph, some | branches)
+    if isinstance(larger, DryRunFailure):
+        return larger
+    compared = Compared(larger.compared.outputs, degenerate=smallest.compared.outputs)
+    return replace(smallest, compared=compared)
+
+
+def _without_branches(model: nn.Module, graph: ChannelGraph, closed: ClosedChannels) -> Trial | DryRunFailure:
+    """Cut channels and residual branches, compare, and put everything back.
+
+    Args:
+        model: the network.
+        graph: its channel groups, and the branches.
+        closed: the channels that are cut; all of those in branches.
+    """
     # cut the network, and run it
-    closed = _sample_closed(graph, [g.name for g in graph.groups])[1]
-    for branch in graph.blocks:
-        closed |= {name: list(range(graph[name].size)) for name in branch.groups}
     inputs, plan = randomize_inputs(graph.inputs, only_constant=True), CutPlan.of(graph, closed)
     with ExitStack() as undo:
         undo.callback(cut(model, plan))
@@ -217,7 +247,7 @@ def cut_branches_and_compare(model: nn.Module, graph: ChannelGraph) -> Trial | D
     # close the same channels instead, and compare
     with zero_closed_inputs(model, graph, CutPlan(graph.shapes, {}), closed):
         expected = run_forward(model, inputs)
-    predicted = graph.flops.count(WidthConstraints.of(graph).smallest)
+    predicted = graph.flops.count(_open_counts(graph, closed))
     if flops != predicted:
         reason = f"fvcore counts {flops:,} FLOPs without it where {predicted:,} were expected"
         return DryRunFailure(reason)

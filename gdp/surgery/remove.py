@@ -86,7 +86,7 @@ def remove_undoably(
     predicted, params_before = graph.flops.count(counts_without(gates, removed)), dense_parameters(model, graph)
 
     # cut, verify, count, and report, cuts that were made during training included
-    difference, undo = change_and_verify(model, graph.inputs, partial(_fold_and_cut, gates), optimizers)
+    difference, undo = change_and_verify(model, graph, partial(_fold_and_cut, gates), optimizers)
     with ExitStack() as put_back:
         put_back.callback(undo)
         flops_after = _count_after_cut(model, graph, predicted)

@@ -41,9 +41,7 @@ def shrink(gates: Gates, optimizers: Iterable[Optimizer] = ()) -> Undo | None:
     removed = _removable_channels(gates)
     if torch.equal(removed, gates.removed):
         return None
-    difference, undo = change_and_verify(
-        gates.model, gates.graph.inputs, partial(cut_channels, gates, removed), optimizers
-    )
+    difference, undo = change_and_verify(gates.model, gates.graph, partial(cut_channels, gates, removed), optimizers)
     gates.difference = gates.difference.maximum(difference)
     return undo
 

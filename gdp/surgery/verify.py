@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gdp.errors import GDPError
+from gdp.graph import ChannelGraph
 from gdp.surgery.entries import Undo
 from gdp.surgery.verdict import Compared, judge
 from gdp.utils import Difference, Inputs, first_line, randomize_inputs, run_forward, source_line
@@ -16,7 +17,7 @@ Change = Callable[[Iterable[Optimizer]], Undo]  # changes the network and the st
 
 
 def change_and_verify(
-    model: nn.Module, inputs: Inputs, change: Change, optimizers: Iterable[Optimizer] = ()
+    model: nn.Module, graph: ChannelGraph, change: Change, optimizers: Iterable[Optimizer] = ()
 ) -> tuple[Difference, Undo]:
     """Make a change, and return how far the network's outputs moved, and what puts everything back.
 
@@ -24,7 +25,7 @@ def change_and_verify(
 
     Args:
         model: the network.
-        inputs: an example input; the outputs are compared on it, and on random numbers of its shapes.
+        graph: with the example input; outputs are compared on it, and on random numbers of its shapes.
         change: cuts the network, and the state of the optimizers it is given.
         optimizers: given to `change`.
 
@@ -34,15 +35,15 @@ def change_and_verify(
 
     def compare() -> Compared:
         """Make the change, run the network before and after, and undo it."""
-        expected = _outputs(model, inputs, "can't run on the example input, before anything is cut", "")
+        expected = _outputs(model, graph.inputs, "can't run on the example input, before anything is cut", "")
         undo = change(())
         try:
             hint = "a size is probably written into it. Leave the layers around it alone: ignore=[...]."
-            return Compared((expected, _outputs(model, inputs, "can't follow the cut", hint)))
+            return Compared((expected, _outputs(model, graph.inputs, "can't follow the cut", hint)))
         finally:
             undo()
 
-    verdict = judge(model, compare)
+    verdict = judge(model, compare, graph.selects)
     if not verdict.accepted:
         raise GDPError(
             f"The cut {type(model).__name__} differs from the gated one by {verdict}, which is more than rounding. "

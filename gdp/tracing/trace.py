@@ -17,6 +17,7 @@ from gdp.tracing.export import exported
 from gdp.tracing.grouping import group_channels
 from gdp.tracing.interpreter import LabelInterpreter, module_of
 from gdp.tracing.residual_branches import find_residual_branches
+from gdp.tracing.selecting import selecting_operators
 from gdp.tracing.trace_state import TraceState
 from gdp.tracing.training_mode import differs_in_training
 from gdp.tracing.unused_nodes import unused_nodes, uses_parameters
@@ -88,13 +89,14 @@ def trace_channels(
         flipped = group_channels(_traced(passes, names, ignored, TraceState(shapes, settable, stuck)), inputs)
         graph = max((graph, flipped), key=lambda g: sum(group.size for group in g.groups))
 
-    # weights that only their own layers use, parameters that nothing uses, and residual branches
+    # weights that only their own layers use, parameters that nothing uses, choices by value, and residual branches
     if not differs or len(programs) > 1:
         uses = _uses_of_parameters(programs, names)
         private = frozenset(name for name, alone in uses.items() if alone)
         own = {names[name] for name in under_plain_names(model, model.named_parameters())}
         unread = own - uses.keys() - ignored.keys()
         graph = replace(graph, private_weights=private, unread=frozenset(unread))
+    graph = replace(graph, selects=selecting_operators(programs[0], unused))
     return graph.with_blocks(find_residual_branches(programs[0], graph, model)) if blocks else graph
 
 
