@@ -15,7 +15,7 @@ from gdp.selection import WidthConstraints
 from gdp.surgery.bisect import Bisection
 from gdp.surgery.dry_run import DryRun, DryRunFailure, cut_and_compare, cut_branches_and_compare, dry_run
 from gdp.tracing import trace_channels
-from gdp.utils import count_flops, count_parameters, under_plain_names
+from gdp.utils import count_flops, count_parameters, in_mode, run_and_keep, under_plain_names
 
 
 def check(model: nn.Module, example_inputs: Any, ignore: Sequence[str | type] = (), blocks: bool = False) -> Report:
@@ -105,14 +105,36 @@ def freeze_uncuttable_groups(model: nn.Module, graph: ChannelGraph) -> ChannelGr
 def _dry_run_all(model: nn.Module, graph: ChannelGraph) -> tuple[ChannelGraph, DryRun | None]:
     """Freeze uncuttable groups, and make a dry run of the smallest network that works.
 
+    A network that keeps something from pass to pass is cut in both states: as training leaves it, with what it has kept
+    of the whole network, and as it is now, which is how one that is loaded begins.
+
     Args:
         model: the network.
         graph: its channel groups.
 
     Returns:
         The graph that is left, and the dry run; None if no group is left.
+
+    Raises:
+        GDPError: fvcore can't count the FLOPs of the network as it is.
     """
     graph = graph.with_dense_flops(count_flops(model, graph.inputs))
+    with in_mode(model, training=False):
+        keeps_something = run_and_keep(model, graph.inputs)
+        graph, outcome = _dry_run_until_it_works(model, graph)
+    return _dry_run_until_it_works(model, graph) if keeps_something else (graph, outcome)
+
+
+def _dry_run_until_it_works(model: nn.Module, graph: ChannelGraph) -> tuple[ChannelGraph, DryRun | None]:
+    """Freeze uncuttable groups, and make a dry run of the smallest network that works, as the network is now.
+
+    Args:
+        model: the network.
+        graph: its channel groups, with the FLOPs that fvcore counts.
+
+    Returns:
+        The graph that is left, and the dry run; None if no group is left.
+    """
     while graph.groups:
         names = [g.name for g in graph.groups]
         plain = graph.with_blocks(())

@@ -44,8 +44,10 @@ def cut(model: nn.Module, plan: CutPlan, optimizers: Iterable[Optimizer] = ()) -
     # read off the groups of convs and norms while the tensors are whole
     kept_of = {id(tensors[name]): keep for name, keep in plan.keep.items()}
     sized = [(m, *_sizes(m, kept_of)) for m in model.modules()]
+    derived = _derived_weights(model)
 
-    # cut tensors, their gradients and optimizer state, then set the sizes that modules hold, then replace branches
+    # cut tensors, their gradients, optimizer state and what was computed from them;
+    # then set the sizes that modules hold; then replace branches
     with ExitStack() as undo:
         undo.callback(cut_optimizer_state(tensors, plan, optimizers))
         for name, keep in plan.keep.items():
@@ -53,6 +55,9 @@ def cut(model: nn.Module, plan: CutPlan, optimizers: Iterable[Optimizer] = ()) -
             grad = tensor.grad if tensor.is_leaf else None
             undo.callback(_replace_data, tensor, tensor.data, grad)
             _replace_data(tensor, keep_entries(tensor.data, keep), None if grad is None else keep_entries(grad, keep))
+            for module, attribute, value in derived.get(id(tensor), ()):
+                undo.callback(setattr, module, attribute, value)
+                setattr(module, attribute, keep_entries(value.detach(), keep))
         for module, sizes_of, groups in sized:
             for attribute, value in sizes_of(module, groups).items():
                 undo.callback(setattr, module, attribute, getattr(module, attribute))
@@ -80,6 +85,27 @@ def _replace_data(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
         tensor.data = torch.empty(0, dtype=torch.float32 if data.dtype == torch.float64 else torch.float64)
     tensor.data = data
     tensor.grad = grad
+
+
+def _derived_weights(model: nn.Module) -> dict[int, list[tuple[nn.Module, str, Tensor]]]:
+    """Return the weights that hooks compute before every forward and leave in plain attributes.
+
+    torch.nn.utils.weight_norm makes `weight` of `weight_v`; spectral_norm and torch.nn.utils.prune of `weight_orig`.
+
+    Args:
+        model: the network.
+
+    Returns:
+        Id of the parameter that one is made of -> module, attribute, and the weight, of the shape of the parameter.
+    """
+    found: dict[int, list[tuple[nn.Module, str, Tensor]]] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            attribute = name.removesuffix("_orig").removesuffix("_v")
+            value = vars(module).get(attribute)
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                found.setdefault(id(parameter), []).append((module, attribute, value))
+    return found
 
 
 def check_plan_fits(plan: CutPlan, model: nn.Module) -> None:

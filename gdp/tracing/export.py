@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import gc
+import logging
+import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from io import StringIO
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.fx.experimental import proxy_tensor
 from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
 from gdp.tracing.batch_norm_shape import BatchNormShapeMode
-from gdp.utils import Inputs, attributes_put_back, first_line, in_mode, source_line, unwrapped
+from gdp.tracing.data_access import DataAccessMode
+from gdp.utils import Inputs, first_line, in_mode, run_forward, source_line, unwrapped
 
 
 @contextmanager
@@ -47,8 +52,26 @@ def _no_graph_left_in_torch() -> Iterator[None]:
             table.clear()
 
 
+@contextmanager
+def _quiet_torch() -> Iterator[None]:
+    """Silence torch.export, which prints the graph it has come to when it fails, and advice on attributes.
+
+    What it says against attributes that `forward` sets does not hold here, since they are put back.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.filterwarnings("ignore", message=r"The tensor attributes? .* assigned during export")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
 def exported(model: nn.Module, inputs: Inputs, training: bool = False) -> ExportedProgram:
     """Export the network as it computes in the given mode.
+
+    Where torch.export can't run `forward` as it is, it reads the code instead (`strict`), which takes longer.
 
     Args:
         model: the network; it is left as it was.
@@ -56,24 +79,78 @@ def exported(model: nn.Module, inputs: Inputs, training: bool = False) -> Export
         training: export what it computes in train mode; default: in eval mode.
 
     Raises:
-        GDPError: the network can't be exported; the message holds the short reason of torch.export, and the line of
-            the network's source.
+        GDPError: the network can't be exported, or its `forward` fails on these inputs; the message holds the short
+            reason, and the line of the network's source.
+    """
+    try:
+        return _export(model, inputs, training, strict=False)
+    except Exception as error:  # torch.export raises what the user's forward raises, too
+        _check_runs(model, inputs, training)
+        with suppress(Exception):
+            return _export(model, inputs, training, strict=True)
+        line = source_line(error)
+        raise GDPError(
+            f"torch.export can't follow {type(model).__name__}.forward on inputs of shape {_shapes(inputs)}: "
+            f"{type(error).__name__}: {first_line(error)}{f' at {line}' if line else ''}. Prune a part of the "
+            f"network that has no data-dependent control flow instead, by its name: GDPCallback(module=...) or "
+            f"gdp.trace(model.part, ...)."
+        ) from error
+
+
+def _export(model: nn.Module, inputs: Inputs, training: bool, strict: bool) -> ExportedProgram:
+    """Export the network, and leave it as it was.
+
+    Args:
+        model: the network.
+        inputs: positional inputs.
+        training: in train mode; else in eval mode.
+        strict: read the code of `forward`; else run it.
+
+    Raises:
+        RuntimeError: an activation has become a constant on the way, and its channels could not be followed.
+        Exception: whatever torch.export and `forward` raise.
     """
     with ExitStack() as stack:
-        for context in (in_mode(model, training), torch.no_grad(), attributes_put_back(model)):
+        for context in (in_mode(model, training), torch.no_grad(), _no_garbage_collection()):
             stack.enter_context(context)
-        for context in (_no_garbage_collection(), _no_graph_left_in_torch()):
+        for context in (_no_graph_left_in_torch(), _quiet_torch()):
             stack.enter_context(context)
         network = stack.enter_context(unwrapped(model))
-        try:
-            with BatchNormShapeMode():
-                return torch.export.export(network, inputs, strict=False)
-        except Exception as error:  # torch.export raises what the user's forward raises, too
-            line = source_line(error)
-            raise GDPError(
-                f"torch.export can't follow {type(model).__name__}.forward on inputs of shape "
-                f"{[tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]}: "
-                f"{type(error).__name__}: {first_line(error)}{f' at {line}' if line else ''}. Prune a part of the "
-                f"network that has no data-dependent control flow instead, by its name: GDPCallback(module=...) or "
-                f"gdp.trace(model.part, ...)."
-            ) from error
+        if not strict:
+            for mode in (BatchNormShapeMode(), DataAccessMode()):
+                stack.enter_context(mode)
+        program = torch.export.export(network, inputs, strict=strict)
+    lost = [name for name, constant in program.constants.items() if isinstance(constant, FakeTensor)]
+    if lost:
+        raise RuntimeError(f"what {lost[0]} is computed from is lost")
+    return program
+
+
+def _check_runs(model: nn.Module, inputs: Inputs, training: bool) -> None:
+    """Check that `forward` itself takes the example input.
+
+    Args:
+        model: the network.
+        inputs: positional inputs.
+        training: in train mode; else in eval mode.
+
+    Raises:
+        GDPError: it does not.
+    """
+    try:
+        run_forward(model, inputs, training)
+    except Exception as error:  # forward may raise anything
+        line = source_line(error)
+        raise GDPError(
+            f"{type(model).__name__}.forward itself fails on the example input of shapes {_shapes(inputs)}: "
+            f"{type(error).__name__}: {first_line(error)}{f' at {line}' if line else ''}. Give an input that it takes."
+        ) from error
+
+
+def _shapes(inputs: Inputs) -> list[tuple[int, ...]]:
+    """Return the shapes of all tensors among the inputs.
+
+    Args:
+        inputs: positional inputs.
+    """
+    return [tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]

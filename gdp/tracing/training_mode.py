@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from gdp.utils import Inputs, attributes_put_back, in_mode
+from gdp.utils import Inputs, in_mode
 
 # functions whose result has the shape of their first argument
 _SAME_SHAPE = {F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.normalize, F.softmax, F.dropout, F.relu}
@@ -93,7 +93,7 @@ def differs_in_training(model: nn.Module, inputs: Inputs) -> bool:
     # run forward in both modes
     calls = []
     for training in (False, True):
-        with in_mode(model, training), torch.no_grad(), attributes_put_back(model), torch.device("meta"):
+        with in_mode(model, training), torch.no_grad(), torch.device("meta"):
             try:
                 with _CallRecorder({id(t): name for name, t in state.items()}) as recorder:
                     functional_call(model, state, metas, tie_weights=False)

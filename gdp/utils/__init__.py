@@ -13,7 +13,7 @@ from gdp.utils.inputs import (
     match_weights,
     randomize_inputs,
 )
-from gdp.utils.module_state import attributes_put_back, in_mode, run_forward, unwrapped
+from gdp.utils.module_state import in_mode, run_and_keep, run_forward, unwrapped
 from gdp.utils.module_types import CONV, NORM
 from gdp.utils.names import (
     GATE_SUFFIX,
@@ -41,7 +41,6 @@ __all__ = [
     "Snapshot",
     "all_ranks",
     "as_input_tuple",
-    "attributes_put_back",
     "broadcast_from_rank_zero",
     "check_initialized",
     "check_intact",
@@ -67,6 +66,7 @@ __all__ = [
     "plain_state_dict",
     "randomize_inputs",
     "read_checked",
+    "run_and_keep",
     "run_forward",
     "source_line",
     "state_dict_for",

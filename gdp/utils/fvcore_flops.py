@@ -44,23 +44,6 @@ class _FlatOutput(nn.Module):
 
 
 @contextmanager
-def _hooks_restored(model: nn.Module) -> Iterator[None]:
-    """Put back every module's forward hooks afterwards: fvcore leaves its own behind when tracing fails.
-
-    Args:
-        model: the network.
-    """
-    all_hooks = [hooks for m in model.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-    saved = [(hooks, hooks.copy()) for hooks in all_hooks]
-    try:
-        yield
-    finally:
-        for hooks, before in saved:  # in place: handles of the user's hooks point here
-            hooks.clear()
-            hooks.update(before)
-
-
-@contextmanager
 def _quiet_fvcore() -> Iterator[None]:
     """Silence fvcore's warnings about the operators it skips; afterwards its logger has the level it had."""
     logger = logging.getLogger("fvcore.nn.jit_analysis")
@@ -70,6 +53,17 @@ def _quiet_fvcore() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _no_fused_attention() -> Iterator[None]:
+    """Keep nn.MultiheadAttention from the fused path that it takes without gradients, which fvcore does not count."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def count_and_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tensor]]:
@@ -86,13 +80,11 @@ def count_and_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tens
         GDPError: fvcore can't trace the network.
     """
     with ExitStack() as stack:
-        # make the network traceable; all of it is undone on leaving
-        # with gradients: without them nn.MultiheadAttention takes a fused path that fvcore does not count
-        for context in (in_mode(model, training=False), torch.enable_grad(), _hooks_restored(model)):
+        # make the network traceable; all of it is undone on leaving, hooks that fvcore leaves behind on errors as well
+        stack.enter_context(in_mode(model, training=False))
+        for context in (torch.no_grad(), _no_fused_attention(), _quiet_fvcore(), UntracedMode()):
             stack.enter_context(context)
         network = stack.enter_context(unwrapped(model))
-        stack.enter_context(_quiet_fvcore())
-        stack.enter_context(UntracedMode())
         # count, quietly
         flat = _FlatOutput(network).eval()
         analysis = FlopCountAnalysis(flat, clone_inputs(model, as_input_tuple(example_inputs)))

@@ -1,4 +1,4 @@
-"""Run a network without a trace on it: modes, buffers and random generators are put back bit for bit."""
+"""Run a network without a trace on it: attributes, tensors and random generators are put back bit for bit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from gdp.utils.inputs import Inputs, clone_inputs
 from gdp.utils.names import unwrap
+from gdp.utils.snapshot import Snapshot
 
 
 def run_forward(model: nn.Module, inputs: Inputs, training: bool = False) -> list[Tensor]:
@@ -23,18 +25,51 @@ def run_forward(model: nn.Module, inputs: Inputs, training: bool = False) -> lis
         inputs: positional inputs, as `forward` takes them; they are not changed.
         training: run in train mode; default: eval mode.
     """
-    # what torch.compile made runs as it is written: same results, and nothing is compiled for this
-    with in_mode(model, training), torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        return [t.clone() for t in tree_leaves(model(*clone_inputs(model, inputs))) if isinstance(t, Tensor)]
+    with in_mode(model, training):
+        return [t.clone() for t in tree_leaves(_run_as_written(model, inputs)) if isinstance(t, Tensor)]
+
+
+def run_and_keep(model: nn.Module, inputs: Inputs) -> bool:
+    """Run the network in the mode that it is in, and leave in it what `forward` keeps (caches, counters).
+
+    Args:
+        model: the network.
+        inputs: positional inputs, as `forward` takes them; they are not changed.
+
+    Returns:
+        Whether it keeps anything.
+    """
+    before = Snapshot(model)
+    _run_as_written(model, inputs)
+    return before.changed()
+
+
+@torch.no_grad()
+def _run_as_written(model: nn.Module, inputs: Inputs) -> Any:
+    """Return the outputs of a network, whose compiled parts run as they are written: nothing is compiled for this.
+
+    Args:
+        model: the network.
+        inputs: positional inputs, as `forward` takes them; they are not changed.
+    """
+    with torch.compiler.set_stance("force_eager"):
+        return model(*clone_inputs(model, inputs))
 
 
 @contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Put the network in train or eval mode; afterwards modes, buffers and random generators are as they were.
+    """Put the network in train or eval mode; afterwards it is as it was, and so are random generators.
+
+    What `forward` leaves in plain attributes goes as well: of a pass on tensors without data a cache would hold tensors
+    without data, and of a pass of a cut network it would have the cut shape, while the flag or the size beside it says
+    that it is good.
 
     Args:
         model: the network.
         training: train mode; else eval mode.
+
+    Raises:
+        GDPError: the network has parameters that are still without a shape.
     """
     with ExitStack() as undo:
         # random generators of torch, of Python, and of numpy if anything has imported it
@@ -44,49 +79,11 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
         numpy = sys.modules.get("numpy")
         if numpy is not None:
             undo.callback(numpy.random.set_state, numpy.random.get_state())
-        # modes and buffers
-        for module in model.modules():
-            undo.callback(setattr, module, "training", module.training)
-            for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
-                undo.callback(_put_back, module, name, buffer, buffer.detach().clone())
+        # attributes, modes among them, and the values of tensors
+        snapshot = Snapshot(model)
+        undo.callback(snapshot.restore)
         model.train(training)
         yield
-
-
-@contextmanager
-def attributes_put_back(model: nn.Module) -> Iterator[None]:
-    """Undo what `forward` sets in plain attributes, where it runs on tensors without data.
-
-    A cached tensor would be a fake one from then on, and the flag or the size beside it would say that it is good. So
-    every attribute is put back, and a new one is deleted. After a forward on real data a cache is valid; it stays.
-
-    Args:
-        model: the network.
-    """
-    before = [(module, dict(vars(module))) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, attributes in before:
-            now = vars(module)
-            for name in [n for n in now if n not in attributes]:
-                del now[name]
-            now.update(attributes)
-
-
-@torch.no_grad()
-def _put_back(module: nn.Module, name: str, buffer: Tensor, value: Tensor) -> None:
-    """Put a buffer back in its place, where `forward` may have put another one, with the values that it had.
-
-    Args:
-        module: that holds the buffer.
-        name: of the buffer in this module.
-        buffer: the tensor that was in its place.
-        value: a copy of what it held, of the same shape.
-    """
-    module._buffers[name] = buffer
-    if not torch.equal(buffer, value):
-        buffer.copy_(value)
 
 
 @contextmanager

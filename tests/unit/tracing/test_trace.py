@@ -187,7 +187,7 @@ def test_control_flow_on_data_is_refused_with_the_way_out():
 
 
 def test_wrong_example_input_is_refused():
-    with pytest.raises(gdp.GDPError, match=r"inputs of shape \[\(2, 4, 12, 12\)\]"):
+    with pytest.raises(gdp.GDPError, match=r"forward itself fails on the example input of shapes \[\(2, 4, 12, 12\)\]"):
         trace_channels(Chain(), torch.randn(2, 4, 12, 12))
 
 
