@@ -21,7 +21,7 @@ from gdp.gates import Gates
 from gdp.selection import lowest_flops
 from gdp.surgery import freeze_uncuttable_groups
 from gdp.tracing import trace_channels
-from gdp.utils import Inputs, count_flops, match_weights
+from gdp.utils import Inputs, clone_inputs, count_flops, match_weights
 
 TOLERANCE = 1e-5  # relative; what a cut network may differ by from the gated one
 CONTROL = 10 * TOLERANCE  # what one closed group left open, and another input, have to change at least
@@ -118,10 +118,10 @@ def outputs(net: nn.Module, inputs: Inputs) -> list[Tensor]:
 
     Args:
         net: it is left in eval mode.
-        inputs: of the network.
+        inputs: of the network; some networks write into theirs, so it is given a copy.
     """
     with torch.no_grad():
-        return [t.clone() for t in tree_leaves(net.eval()(*inputs)) if isinstance(t, Tensor)]
+        return [t.clone() for t in tree_leaves(net.eval()(*clone_inputs(net, inputs))) if isinstance(t, Tensor)]
 
 
 def differences(expected: list[Tensor], actual: list[Tensor]) -> list[float]:
