@@ -26,6 +26,7 @@ INPUT_GATING_RATIO = 4
 
 PRODUCTS_KEY = "_gdp_products"  # in a layer's __dict__: name of a gated weight -> what it computes with, meanwhile
 VIEW_KEY = "_gdp_view"  # in a layer's __dict__: the WeightView of its network
+MARK_KEY = "_gdp_mark"  # in a layer's __dict__: what tells the gates of copies of the layer
 
 GatedTensors = tuple[tuple[str, bool], ...]  # names of gated weights, and whether nobody but their layer uses them
 
@@ -90,8 +91,9 @@ def gate_layer(layer: nn.Module, tensor: str, private: bool, view: WeightView) -
 
 
 def make_plain(layer: nn.Module) -> None:
-    """Give a layer the class back that it had before its weights were gated."""
+    """Give a layer the class back that it had before its weights were gated, and leave nothing in it."""
     layer.__dict__.pop(VIEW_KEY, None)
+    layer.__dict__.pop(MARK_KEY, None)
     cls: Any = type(layer)
     if _is_gated(cls):
         layer.__class__ = cls.plain_class

@@ -8,34 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gdp.errors import GDPError
+from gdp.gates.copies import DeepCopies, Mark, follow
 from gdp.gates.functions import GateFunction, polar_gate
-from gdp.gates.gated_layers import WeightView
-from gdp.gates.readers import GatedWeight, find_gated_weights
+from gdp.gates.gated_layers import MARK_KEY, WeightView
+from gdp.gates.group import Gate, channel_index
+from gdp.gates.readers import GatedWeight, find_gated_weights, readers_in_copy
 from gdp.graph import ChannelGraph
 from gdp.report import History
-from gdp.utils import Difference, get_module, parameter_shapes, under_plain_names
-
-
-@dataclass(frozen=True)
-class Gate:
-    """The gates of one channel group.
-
-    Attributes:
-        name: of the group.
-        gate_param: x of every gate, shape (channels,).
-        value: what the channels are multiplied with, shape (channels,): 0.0 is closed, 1.0 is open.
-    """
-
-    name: str
-    gate_param: Tensor
-    value: Tensor
+from gdp.utils import Difference, get_module
 
 
 class Gates:
@@ -52,6 +39,7 @@ class Gates:
         difference: the largest that these cuts made to the outputs, by rounding.
         history: what the gates were like on the way, if a pruner moved them.
         copies: copies of the network, or of its submodule of that name, which are gated and cut along.
+        deep_copies: other copies of gated layers, which nobody has told the gates of.
         view: what `layer.weight` is in the gated layers while the hooks of a run have their turn.
     """
 
@@ -75,9 +63,15 @@ class Gates:
         self.copies: list[tuple[str, nn.Module]] = []
         self.view = WeightView()
         self._readers_in_copies: list[tuple[int, nn.Module]] = []  # place of a reader, and its module in a copy
+        self.deep_copies = DeepCopies()
         self._acting = False
-        for reader in self.readers:
+        self._register()
+
+    def _register(self) -> None:
+        for reader in self.readers_and_copies:
             reader.register()
+        for reader in self.readers:
+            vars(reader.module)[MARK_KEY] = Mark(reader.module, reader.module, lambda: self)
 
     def __getitem__(self, name: str) -> Gate:
         span = self._span(name)
@@ -124,6 +118,11 @@ class Gates:
         """The gated weights of the network, and those of all copies."""
         return self.readers + [replace(self.readers[i], module=module) for i, module in self._readers_in_copies]
 
+    @property
+    def readers_everywhere(self) -> list[GatedWeight]:
+        """The same, and those of copies that nobody has told the gates of."""
+        return self.readers_and_copies + [twin for _, twin in self.deep_copies.readers(self.readers)]
+
     def indices(self, channels: Tensor) -> dict[str, list[int]]:
         """Return the indices within each group of some channels, where there are any.
 
@@ -146,6 +145,8 @@ class Gates:
             self._acting = True
             for reader in self.readers_and_copies:
                 reader.activate(self.view)
+            self.deep_copies.activate(self.readers)
+        averages = self.deep_copies.changed(self.readers)
         values = torch.cat([self.values, self.gate_param.new_ones(1)])[self.index]
         for reader, part in zip(self.readers, values.split([len(r.index) for r in self.readers]), strict=True):
             gate = reader.gate
@@ -153,6 +154,7 @@ class Gates:
         for place, module in self._readers_in_copies:
             reader = self.readers[place]
             replace(reader, module=module).gate.copy_(reader.gate)
+        follow(averages)
 
     def close(self, name: str, indices: Sequence[int] | Tensor) -> None:
         """Close channels of a group for good.
@@ -191,17 +193,11 @@ class Gates:
             indices: of channels within the group, or one bool per channel.
         """
         gate_param = self.gate_param[self._span(name)].clone()
-        size, index = len(gate_param), torch.as_tensor(indices).flatten()
-        if index.dtype == torch.bool and len(index) == size:
-            index = torch.nonzero(index).flatten()
-        if len(index) and (index.is_floating_point() or index.dtype == torch.bool):
-            raise GDPError(f"Expected channel indices of {name!r}, or {size} bools, but got {indices!r}.")
-        index = index.long()
-        if len(index) and not (int(index.min()) >= 0 and int(index.max()) < size):
-            raise GDPError(f"Expected channel indices of {name!r} in [0, {size - 1}], but got {index.tolist()}.")
-        gate_param[index] = 0.0
+        gate_param[channel_index(name, indices, len(gate_param))] = 0.0
         if not bool((gate_param > 0).any()) and not any(name in block.groups for block in self.graph.blocks):
-            raise GDPError(f"Closing all {size} channels of {name!r} would cut the network in two; leave at least one.")
+            raise GDPError(
+                f"Closing all {len(gate_param)} channels of {name!r} would cut the network in two; leave at least one."
+            )
         return gate_param
 
     def track_copy(self, copy: nn.Module, part: str = "") -> None:
@@ -218,21 +214,14 @@ class Gates:
         """
         if any(copy is known for _, known in self.copies):
             return
-        original, modules = get_module(self.model, part), under_plain_names(copy, copy.named_modules())
-        if parameter_shapes(original) != parameter_shapes(copy):
-            raise GDPError(
-                f"Expected a copy of {part or 'the network'}, but {type(copy).__name__} has other parameters. Make the "
-                "copy with copy.deepcopy, or torch.optim.swa_utils.AveragedModel."
-            )
-        name_of = {id(module): name for name, module in under_plain_names(original, original.named_modules()).items()}
+        twins = readers_in_copy(self.readers, get_module(self.model, part), copy)
         self.copies.append((part, copy))
-        for place, reader in enumerate(self.readers):
-            if id(reader.module) in name_of:
-                twin = replace(reader, module=modules[name_of[id(reader.module)]])
-                self._readers_in_copies.append((place, twin.module))
-                twin.register()
-                if self._acting:
-                    twin.activate(self.view)
+        for place, twin in twins:
+            self._readers_in_copies.append((place, twin.module))
+            self.deep_copies.tracked.add(id(twin.module))
+            twin.register()
+            if self._acting:
+                twin.activate(self.view)
         if self._acting:
             self.set()
 
@@ -257,14 +246,18 @@ class Gates:
 
     def withdraw(self) -> None:
         """Take all gates away without a trace; the weights are not changed."""
+        self.deep_copies.strip(self.readers)
+        self.unregister()
+
+    def unregister(self) -> None:
+        """Take the gates away from the network and the copies that are cut along."""
         self._acting = False
         for reader in self.readers_and_copies:
             reader.unregister()
 
     def restore(self) -> None:
-        """Undo `withdraw`."""
-        for reader in self.readers_and_copies:
-            reader.register()
+        """Undo `unregister`."""
+        self._register()
         self.set()
 
     def to(self, device: torch.device) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from gdp.errors import GDPError
 from gdp.gates.gated_layers import WeightView, gate_layer, make_plain
 from gdp.graph import ChannelGraph
-from gdp.utils import GATE_SUFFIX, named_tensors
+from gdp.utils import GATE_SUFFIX, named_tensors, parameter_shapes, under_plain_names
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,30 @@ def find_gated_weights(
             private = name in graph.private_weights and tensor == "weight" and not hooked and len(holders) == 1
             found.append(GatedWeight(module, tensor, dim, entry, private))
     return found
+
+
+def readers_in_copy(
+    readers: Iterable[GatedWeight], original: nn.Module, copy: nn.Module
+) -> list[tuple[int, GatedWeight]]:
+    """Return the weights in a copy that are gated in its original, each with the place of that one among the readers.
+
+    Args:
+        readers: of the network.
+        original: the network, or a part of it.
+        copy: of the original, with the same parameters.
+
+    Raises:
+        GDPError: its tensors have other shapes.
+    """
+    if parameter_shapes(original) != parameter_shapes(copy):
+        raise GDPError(
+            f"Expected a copy of {type(original).__name__}, but {type(copy).__name__} has other parameters. Make the "
+            "copy with copy.deepcopy, or torch.optim.swa_utils.AveragedModel."
+        )
+    modules = under_plain_names(copy, copy.named_modules())
+    name_of = {id(module): name for name, module in under_plain_names(original, original.named_modules()).items()}
+    places = [(place, reader) for place, reader in enumerate(readers) if id(reader.module) in name_of]
+    return [(place, replace(reader, module=modules[name_of[id(reader.module)]])) for place, reader in places]
 
 
 def fold_copies(module: nn.Module, known: Iterable[GatedWeight]) -> None:

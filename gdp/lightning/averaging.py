@@ -107,8 +107,9 @@ def check_unknown_copies(
             continue
         raise GDPError(
             f"{name!r} has the same tensors as the network that is pruned. If it is an average of its weights, hold "
-            "it in torch.optim.swa_utils.AveragedModel, and gdp cuts it along. If it stays as it is (a teacher), cut "
-            "when training is over: GDPCallback(shrink='end')."
+            "it in torch.optim.swa_utils.AveragedModel, and gdp cuts it along. Else, and if it stays as it is (a "
+            "teacher), cut when training is over: GDPCallback(shrink='end'); an average by hand can be cut then by "
+            "gdp.cut_like(average, network)."
         )
 
 

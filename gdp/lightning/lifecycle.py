@@ -20,7 +20,7 @@ from gdp.report import Report, register_report
 from gdp.selection import WidthConstraints, latency_model
 from gdp.surgery import (
     cuttable_optimizers,
-    fold,
+    fold_for_good,
     freeze_uncuttable_groups,
     freeze_untrained_readers,
     keep_folded,
@@ -82,7 +82,7 @@ def abandon(pruner: Pruner) -> None:
     Args:
         pruner: of the interrupted run.
     """
-    fold(pruner.gates)
+    fold_for_good(pruner.gates)
     rank_zero_warn(
         "gdp: the network of an interrupted run is left as it was, without gates. What reads closed channels is zero; "
         "gdp.remove_zeros(network, example_input) cuts them out."
@@ -131,12 +131,12 @@ def finalize(trainer: Any, module: nn.Module, pruner: Pruner) -> Report | None:
     if trains_in_this_process(trainer):
         report = _remove_or_keep(trainer, pruner)
     else:
-        fold(gates)
+        fold_for_good(gates)
         _explain_what_comes_back(trainer)
     pruners = [getattr(callback, "pruner", None) for callback in trainer.callbacks]
     others = [other.gates for other in pruners if isinstance(other, Pruner) and other is not pruner]
     with never_fatal("a copy of the network could not be made plain"):
-        fold_copies(module, [reader for other_gates in others for reader in other_gates.readers_and_copies])
+        fold_copies(module, [reader for other_gates in others for reader in other_gates.readers_everywhere])
     return report
 
 
@@ -171,6 +171,8 @@ def _remove_or_keep(trainer: Any, pruner: Pruner) -> Report:
     agreed = trainer.strategy.reduce_boolean_decision(report is not None)
     if report is not None and agreed:
         register_report(network, report)
+        with never_fatal("a copy of the network could not be made plain"):
+            gates.deep_copies.fold(gates.readers)
         return report
     if undo is not None:
         undo()

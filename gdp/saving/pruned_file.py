@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gdp.errors import GDPError
 from gdp.graph import CutPlan
-from gdp.report import Report, register_report, report_of
+from gdp.report import Report, register_report, reports_in
 from gdp.surgery import check_plan_fits, cut
 from gdp.utils import (
     AnyPath,
@@ -40,10 +40,7 @@ def save_pruned(model: nn.Module, path: AnyPath, report: Report | None = None) -
         GDPError: no pruned network is found, or the file can't be written; what was there before is untouched then.
     """
     # the pruned network: `model` itself, or the one module inside of it that has a report
-    modules = under_plain_names(model, model.named_modules())
-    first = {id(unwrap(module)): name for name, module in reversed(modules.items())}  # of several names of a module
-    reports = {name: report_of(modules[name]) for name in first.values()} if report is None else {"": report}
-    pruned = {name: found for name, found in reports.items() if found is not None}
+    pruned = reports_in(model) if report is None else {"": report}
     if len(pruned) != 1:
         raise GDPError(
             f"Expected {type(model).__name__} to be or to hold one network that gdp pruned in this process, but found "

@@ -2,8 +2,9 @@
 
 from gdp.surgery.check import check, freeze_uncuttable_groups, freeze_untrained_readers, trace
 from gdp.surgery.cut import check_plan_fits, cut
+from gdp.surgery.cut_like import cut_like
 from gdp.surgery.entries import Undo, keep_entries
-from gdp.surgery.fold import fold
+from gdp.surgery.fold import fold, fold_for_good
 from gdp.surgery.keep_folded import keep_folded
 from gdp.surgery.remove import remove, remove_undoably
 from gdp.surgery.remove_zeros import remove_zeros
@@ -18,8 +19,10 @@ __all__ = [
     "check_plan_fits",
     "cut",
     "cut_channels",
+    "cut_like",
     "cuttable_optimizers",
     "fold",
+    "fold_for_good",
     "freeze_uncuttable_groups",
     "freeze_untrained_readers",
     "keep_entries",

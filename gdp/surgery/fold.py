@@ -23,5 +23,16 @@ def fold(gates: Gates) -> Undo:
                 folded.add((id(weight), reader.dim))
                 undo.callback(setattr, weight, "data", weight.data)
                 weight.data = weight.data * reader.gate.to(weight.dtype)
-        gates.withdraw()
+        gates.unregister()
         return undo.pop_all().close
+
+
+def fold_for_good(gates: Gates) -> None:
+    """Multiply the gates into the weights behind them and take them away, in copies wherever they are as well.
+
+    Args:
+        gates: of the network.
+    """
+    gates.deep_copies.update(gates.readers)
+    fold(gates)
+    gates.deep_copies.fold(gates.readers)

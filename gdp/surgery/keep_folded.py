@@ -7,7 +7,7 @@ from torch import nn
 from gdp.gates import Gates
 from gdp.graph import ChannelGraph
 from gdp.report import Report, register_report
-from gdp.surgery.fold import fold
+from gdp.surgery.fold import fold_for_good
 from gdp.surgery.remove import counts_without, dense_parameters, report_of_cut, with_unknown_flops
 
 
@@ -23,7 +23,7 @@ def keep_folded(model: nn.Module, graph: ChannelGraph, gates: Gates, reason: str
         gates: of the network.
         reason: why it can't be cut, in words.
     """
-    fold(gates)
+    fold_for_good(gates)
     failure = (
         f"{reason} {type(model).__name__} computes what it did: its gates are folded into its weights, and what reads "
         "closed channels is zero. gdp.remove_zeros(network, example_input, ignore=[...]) cuts them out."

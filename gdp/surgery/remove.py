@@ -64,6 +64,7 @@ def remove(model: nn.Module, graph: ChannelGraph, gates: Gates, optimizers: Iter
     _check_gates_belong(model, graph, gates)
     report, _ = remove_undoably(model, graph, gates, optimizers)
     register_report(model, report)
+    gates.deep_copies.fold(gates.readers)
     return report
 
 
@@ -86,6 +87,7 @@ def remove_undoably(
     predicted, params_before = graph.flops.count(counts_without(gates, removed)), dense_parameters(model, graph)
 
     # cut, verify, count, and report, cuts that were made during training included
+    gates.deep_copies.update(gates.readers)
     difference, undo = change_and_verify(model, graph, partial(_fold_and_cut, gates), optimizers)
     with ExitStack() as put_back:
         put_back.callback(undo)
