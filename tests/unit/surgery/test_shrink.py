@@ -226,7 +226,7 @@ def test_an_average_is_gated_and_cut_along():
 def test_a_copy_of_another_network_is_refused():
     net = Chain()
     gates = gdp.insert_gates(net, gdp.trace(net, inputs(net)))
-    with pytest.raises(gdp.GDPError, match="Expected a copy of the network, but Sequential has other parameters"):
+    with pytest.raises(gdp.GDPError, match="Expected a copy of Chain, but Sequential has other parameters"):
         gates.track_copy(nn.Sequential(nn.Conv2d(3, 8, 3)))
 
 
