@@ -61,8 +61,11 @@ def _copied(call: OpCall, source: Labels | ParamRef, shape: tuple[int, ...]) -> 
     if isinstance(source, ParamRef):
         return ParamRef(source.name, shape, source.coordinates().expand(shape), source.exact)
     before = (1,) * (len(shape) - len(source.shape)) + source.shape
-    beyond_batch = any(old != new for old, new in zip(before[1:], shape[1:], strict=True))
-    if source.ids.numel() > 1 or not beyond_batch:
+    copied = {d for d in range(1, len(shape)) if before[d] != shape[d]}  # batches hold no channels
+    if source.ids.numel() > 1 or not copied:
+        return Labels.of(source.full().expand(shape))
+    # of constants and inputs nobody knows where channels lie: in pictures along the second dimension
+    if bool((source.ids == FROZEN_ID).all()) and not (copied == {1} and len(shape) > 3):
         return Labels.of(source.full().expand(shape))
     call.freeze(source.ids, f"one channel is broadcast over many in {call.location}")
     return Labels(torch.full([1] * len(shape), ANY_ID), shape)

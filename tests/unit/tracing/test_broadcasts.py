@@ -89,6 +89,17 @@ def test_an_input_of_one_channel_masks_all():
     assert [(g.name, g.size) for g in graph.groups] == [("a.0", 8)] and report.max_rel < 1e-5
 
 
+def test_what_must_stay_is_not_forgotten_where_it_is_copied_along_positions():
+    """Features of attention have a fixed number of channels, and tell so to what they are added to."""
+
+    def body(self, x):
+        tokens = self.a(x).flatten(2).transpose(1, 2)
+        pooled = F.scaled_dot_product_attention(tokens, tokens, tokens).mean(1, keepdim=True)
+        return self.head((self.b(x).flatten(2).transpose(1, 2) + pooled.expand_as(tokens)).transpose(1, 2)[..., None])
+
+    assert "b.0 (8 channels): meets channels that must stay in add" in gdp.trace(Net(body), X, dry_run=False).reasons()
+
+
 @pytest.mark.parametrize("form", [lambda m, x: x * m.expand(2, 8, 12, 12), lambda m, x: x * m.repeat(1, 8, 1, 1)])
 def test_a_written_number_of_copies_stays_and_its_line_is_named(form):
     layers = {"b2": conv(8, 8), "one": nn.Conv2d(8, 1, 1)}
