@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import os
+import sysconfig
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
-
-import fvcore
-import torch
 
 # all of gdp, not this folder alone: else the rest of gdp would pass for the user's code
 GDP_FOLDER = Path(__file__).parents[1]
+# what runs networks; packages that hold networks (timm, torchvision) are the user's, as their lines are of interest
+RUNNERS = ["torch", "functorch", "fvcore", "numpy", "torchmetrics"]
+RUNNERS += ["lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities"]
+
+
+def _folders_of(package: str) -> list[str]:
+    """Return where a package is installed, without importing it; nothing if it is not.
+
+    Args:
+        package: name of a top-level package.
+    """
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):  # something else goes by this name
+        return []
+    return [] if spec is None else [str(folder) for folder in spec.submodule_search_locations or ()]
+
+
 LIBRARY_FOLDERS = tuple(
-    f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(fvcore.__file__).parent, GDP_FOLDER)
+    f"{folder}{os.sep}" for folder in (str(GDP_FOLDER), *(found for name in RUNNERS for found in _folders_of(name)))
 )
+PYTHON_FOLDERS = tuple(f"{sysconfig.get_path(kind)}{os.sep}" for kind in ("stdlib", "platstdlib"))
+PACKAGE_FOLDERS = ("site-packages", "dist-packages")  # which lie inside of Python's own
 
 
 def first_line(error: BaseException) -> str:
@@ -45,9 +64,12 @@ def source_line(error: BaseException) -> str:
 
 
 def is_user_file(filename: str) -> bool:
-    """Return whether a source file belongs to neither torch, fvcore nor gdp.
+    """Return whether a source file belongs to neither Python, torch, Lightning nor gdp, nor to what these run with.
 
     Args:
         filename: absolute path, as a traceback has it.
     """
-    return not filename.startswith((*LIBRARY_FOLDERS, "<"))
+    if filename.startswith((*LIBRARY_FOLDERS, "<")):
+        return False
+    installed = any(f"{os.sep}{name}{os.sep}" in filename for name in PACKAGE_FOLDERS)
+    return installed or not filename.startswith(PYTHON_FOLDERS)
