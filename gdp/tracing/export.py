@@ -84,6 +84,8 @@ def exported(model: nn.Module, inputs: Inputs, training: bool = False) -> Export
     """
     try:
         return _export(model, inputs, training, strict=False)
+    except GDPError:
+        raise
     except Exception as error:  # torch.export raises what the user's forward raises, too
         _check_runs(model, inputs, training)
         with suppress(Exception):

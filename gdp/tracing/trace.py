@@ -16,6 +16,7 @@ from gdp.graph import ChannelGraph
 from gdp.tracing.export import exported
 from gdp.tracing.grouping import group_channels
 from gdp.tracing.interpreter import LabelInterpreter, module_of
+from gdp.tracing.plain_weights import check_plain
 from gdp.tracing.residual_branches import find_residual_branches
 from gdp.tracing.selecting import selecting_operators
 from gdp.tracing.trace_state import TraceState
@@ -62,6 +63,7 @@ def trace_channels(
     if not isinstance(model, nn.Module):
         raise GDPError(f"Expected a torch.nn.Module to trace, but got {type(model).__name__}.")
     check_ungated(model)
+    check_plain(model)
     check_ignore(ignore)
 
     # every parameter and buffer by one name, though shared ones have several

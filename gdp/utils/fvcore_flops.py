@@ -91,6 +91,8 @@ def count_and_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tens
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         try:
             return int(analysis.total()), flat.outputs
+        except GDPError:
+            raise
         except Exception as error:
             line = source_line(error)
             raise GDPError(

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from gdp.errors import GDPError
 from gdp.utils.inputs import Inputs, clone_inputs
-from gdp.utils.names import unwrap
+from gdp.utils.names import plain_name, unwrap
 from gdp.utils.snapshot import Snapshot
 
 
@@ -86,6 +87,34 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
         yield
 
 
+class _Scripted(nn.Module):
+    """Stand in the place of a scripted module, which no tracer can look into.
+
+    Args:
+        name: of the module in the network.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse to be called.
+
+        Args:
+            *args: not used.
+            **kwargs: not used.
+
+        Raises:
+            GDPError: always.
+        """
+        raise GDPError(
+            f"forward calls {self.name}, which torch.jit has scripted or traced, so its inside can neither be followed "
+            "nor cut. Put the Python module that it was made of in its place while the network is pruned, or prune a "
+            "part of the network that does not call it: GDPCallback(module=...) or gdp.trace(model.part, ...)."
+        )
+
+
 @contextmanager
 def unwrapped(model: nn.Module) -> Iterator[nn.Module]:
     """Put the modules inside of wrappers in the place of these, for tracers.
@@ -97,14 +126,18 @@ def unwrapped(model: nn.Module) -> Iterator[nn.Module]:
         model: the network.
 
     Yields:
-        The network without a wrapper around it or inside of it, and without compiled calls.
+        The network without a wrapper around it or inside of it, without compiled calls, and with a module that refuses
+        to be called in place of every scripted one.
     """
     with ExitStack() as undo:
-        for module in list(model.modules()):
+        for path, module in list(model.named_modules()):
             for name, child in list(module.named_children()) if unwrap(module) is module else ():
-                if unwrap(child) is not child:
+                inner = unwrap(child)
+                if isinstance(inner, torch.jit.ScriptModule) and not isinstance(module, torch.jit.ScriptModule):
+                    inner = _Scripted(plain_name(f"{path}.{name}".lstrip(".")))
+                if inner is not child:
                     undo.callback(setattr, module, name, child)
-                    setattr(module, name, unwrap(child))
+                    setattr(module, name, inner)
             if module._compiled_call_impl is not None:  # in place, by module.compile()
                 undo.callback(setattr, module, "_compiled_call_impl", module._compiled_call_impl)
                 module._compiled_call_impl = None

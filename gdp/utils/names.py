@@ -88,7 +88,10 @@ def get_module(model: nn.Module, name: str) -> nn.Module:
         AttributeError: there is no such submodule.
     """
     for part in name.split(".") if name else []:
-        model = unwrap(model).get_submodule(part)
+        child = getattr(unwrap(model), part, None)  # scripted modules have no get_submodule
+        if not isinstance(child, nn.Module):
+            raise AttributeError(f"{type(unwrap(model)).__name__} has no submodule {part!r}")
+        model = child
     return unwrap(model)
 
 

@@ -35,7 +35,8 @@ class Snapshot:
     def __init__(self, model: nn.Module) -> None:
         check_initialized(model)
         # what scripted modules hold lies not in their __dict__
-        self._modes = [(m, m.training) for m in model.modules() if isinstance(m, torch.jit.ScriptModule)]
+        scripted = [m for m in model.modules() if isinstance(m, torch.jit.ScriptModule)]
+        self._modes = [(m, m.training) for m in scripted if hasattr(m, "training")]  # frozen ones have no mode
         waiting: list[Any] = [*model.modules(), *model.parameters(), *model.buffers()]
         self._containers: list[_Container] = []
         self._tensors: list[_Values] = []
