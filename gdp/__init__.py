@@ -8,7 +8,7 @@ from gdp.methods import Annealed, Polar, PruningMethod
 from gdp.pruning import Pruner
 from gdp.report import Report
 from gdp.saving import load_checkpoint, load_pruned, save_pruned
-from gdp.surgery import check, cut_like, remove, remove_zeros, trace
+from gdp.surgery import check, cut_like, make_plain, remove, remove_zeros, trace
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,7 @@ __all__ = [
     "insert_gates",
     "load_checkpoint",
     "load_pruned",
+    "make_plain",
     "remove",
     "remove_zeros",
     "save_pruned",

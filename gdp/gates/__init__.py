@@ -4,7 +4,7 @@ from gdp.gates.functions import indicator, polar_gate
 from gdp.gates.gated_layers import gated_weight, products_shown
 from gdp.gates.gates import Gates
 from gdp.gates.gradients import gate_gradient, gate_gradients, held_out_gradients, sum_by_channel
-from gdp.gates.insert import insert_gates
+from gdp.gates.insert import gates_in, insert_gates
 from gdp.gates.readers import fold_copies
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "gate_gradient",
     "gate_gradients",
     "gated_weight",
+    "gates_in",
     "held_out_gradients",
     "indicator",
     "insert_gates",

@@ -39,6 +39,7 @@ class Gates:
         difference: the largest that these cuts made to the outputs, by rounding.
         history: what the gates were like on the way, if a pruner moved them.
         copies: copies of the network, or of its submodule of that name, which are gated and cut along.
+        value_function: makes a gate's value of its x and the temperature.
         deep_copies: other copies of gated layers, which nobody has told the gates of.
         view: what `layer.weight` is in the gated layers while the hooks of a run have their turn.
     """
@@ -49,7 +50,7 @@ class Gates:
         self.model = model
         self.graph = graph
         self._temperature = temperature
-        self._value = value or polar_gate
+        self.value_function = value or polar_gate
         sizes = [g.size for g in graph.groups]
         self._gate_param = torch.ones(sum(sizes), dtype=torch.float32)
         starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
@@ -95,7 +96,7 @@ class Gates:
     @property
     def values(self) -> Tensor:
         """What every channel is multiplied with, shape (channels of all groups,)."""
-        return self._value(self.gate_param, self.temperature)
+        return self.value_function(self.gate_param, self.temperature)
 
     @property
     def open_counts(self) -> Tensor:
@@ -107,6 +108,11 @@ class Gates:
     def closed(self) -> dict[str, list[int]]:
         """Indices of the closed channels of every group that has some."""
         return self.indices(self.gate_param == 0)
+
+    @property
+    def acting(self) -> bool:
+        """Whether the network computes with its gates; before they move it does not."""
+        return self._acting
 
     @property
     def inserted(self) -> bool:

@@ -1,4 +1,4 @@
-"""Put gates into a network."""
+"""Put gates into a network, and find them there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from torch import nn
 
 from gdp.errors import GDPError
 from gdp.gates.functions import GateFunction
+from gdp.gates.gated_layers import MARK_KEY
 from gdp.gates.gates import Gates
 from gdp.graph import ChannelGraph
 from gdp.utils import check_ungated, named_tensors
@@ -36,3 +37,15 @@ def insert_gates(
                 "trace the network again."
             )
     return Gates(model, graph, value, temperature)
+
+
+def gates_in(model: nn.Module) -> list[Gates]:
+    """Return the gates that are in a module, whoever has put them there.
+
+    Args:
+        model: a network or a module around networks. Copies of a gated network and unpickled ones have gates beside
+            their weights as well, of which no one knows more than these are.
+    """
+    marks = [mark for module in model.modules() if (mark := vars(module).get(MARK_KEY)) is not None]
+    owners = [mark.owner() for mark in marks if not mark.is_of_copy]
+    return list({id(gates): gates for gates in owners if isinstance(gates, Gates)}.values())

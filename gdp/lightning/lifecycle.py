@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from gdp.errors import GDPError
-from gdp.gates import fold_copies
+from gdp.gates import fold_copies, gates_in
 from gdp.lightning.compat import rank_zero_info, rank_zero_warn, trains_in_this_process
 from gdp.lightning.first_batch import first_batch
 from gdp.lightning.network import example_inputs
@@ -24,6 +24,7 @@ from gdp.surgery import (
     freeze_uncuttable_groups,
     freeze_untrained_readers,
     keep_folded,
+    make_plain,
     remove_undoably,
 )
 from gdp.tracing import trace_channels
@@ -76,12 +77,76 @@ def build_pruner(
     return pruner
 
 
+def take_over(network: nn.Module, options: PruningOptions) -> Pruner | None:
+    """Go on with a network that another callback has gated in a run that was interrupted; it may be gone.
+
+    A network that was not cut yet becomes plain, and computes what it did. One that was cut in part keeps its gates.
+
+    Args:
+        network: that is to be pruned.
+        options: what the user asks for now.
+
+    Returns:
+        The pruner of a network that was cut in part, at the beginning of its run; None if the network is plain.
+
+    Raises:
+        GDPError: the target is out of reach, or counts times, which can't be measured of the whole network any more.
+    """
+    found = gates_in(network)
+    gates = next((gates for gates in found if gates.model is network and bool(gates.removed.any())), None)
+    if gates is None:
+        acted = any(other.acting for other in found)
+        make_plain(network)
+        if acted:
+            rank_zero_warn(
+                "gdp: an interrupted run has left gates in this network. They are folded into its weights, so it "
+                "computes what it did, and pruning begins anew."
+            )
+        return None
+    if options.pruning_method.cost == "latency":
+        raise GDPError(
+            "An interrupted run has cut this network in part, so the time that the whole network takes can't be "
+            "measured any more. Prune it from what it costs now: gdp.make_plain(network), then trainer.fit."
+        )
+    constraints = WidthConstraints.of(gates.graph, options.min_channels, options.round_to)
+    method, target = options.pruning_method, options.target_flops
+    pruner = Pruner(network, gates.graph, target, method=method, constraints=constraints, gates=gates)
+    restart(pruner)
+    rank_zero_warn("gdp: what must stay (`ignore`, `blocks`) is what it was in the interrupted run.")
+    return pruner
+
+
+def restart(pruner: Pruner) -> None:
+    """Begin anew with a network that an interrupted run has cut in part, and say so.
+
+    Args:
+        pruner: of the network.
+    """
+    pruner.restart()
+    rank_zero_warn(
+        "gdp: an interrupted run has cut this network in part. Pruning begins anew from here; the target is a fraction "
+        "of the FLOPs before that run. If it is to be one of what the network costs now: gdp.make_plain(network) first."
+    )
+
+
+def is_in(module: nn.Module, pruner: Pruner) -> bool:
+    """Return whether the network of a pruner lies in a module, and still has its gates.
+
+    Args:
+        module: the training module.
+        pruner: maybe of an interrupted run.
+    """
+    return pruner.gates.inserted and any(inside is pruner.gates.model for inside in module.modules())
+
+
 def abandon(pruner: Pruner) -> None:
     """Make the network of an interrupted run plain, since another one is trained now; it computes what it did.
 
     Args:
         pruner: of the interrupted run.
     """
+    if not pruner.gates.inserted:  # somebody has done it
+        return
     fold_for_good(pruner.gates)
     rank_zero_warn(
         "gdp: the network of an interrupted run is left as it was, without gates. What reads closed channels is zero; "

@@ -14,7 +14,7 @@ from gdp.lightning.averaging import find_averages, track_averages
 from gdp.lightning.compat import forget_loaded_checkpoint, rank_zero_info, rank_zero_warn, trains_in_this_process
 from gdp.lightning.cut_in_training import check_cuts, cut_during_training, is_time_to_cut
 from gdp.lightning.held_out import HeldOutBatches, make_held_out
-from gdp.lightning.lifecycle import abandon, build_pruner, finalize, never_fatal
+from gdp.lightning.lifecycle import abandon, build_pruner, finalize, is_in, never_fatal, restart, take_over
 from gdp.lightning.module_hooks import extend_once
 from gdp.lightning.network import find_network
 from gdp.lightning.options import PruningOptions
@@ -90,7 +90,7 @@ class PruningRun:
         self._extended_hooks.callback(extend_once(module, on_load_checkpoint))
         if stage == "fit":
             check_setup(trainer)
-            if self.pruner is not None and self.pruner.gates.model not in module.modules():
+            if self.pruner is not None and not is_in(module, self.pruner):
                 abandon(self.pruner)
                 self.pruner = None
             self._give_up()  # what an interrupted fit left
@@ -107,16 +107,14 @@ class PruningRun:
             rank_zero_info("gdp: this network is pruned already; it is trained on as it is.")
             return
         if self.pruner is not None and self.pruner.gates.model is network:
-            self.pruner.restart()
-            rank_zero_warn(
-                "gdp: an interrupted run has cut this network in part. Pruning begins anew from here; the target is a "
-                "fraction of the FLOPs before that run."
-            )
+            restart(self.pruner)
             return
         if self._is_known(network):
             rank_zero_warn("gdp: the last run could not cut this network; pruning begins anew, from what it costs now.")
         self.report, self._closed, self._after, self._log = None, None, None, ProgressLog(self.options)
-        self.pruner = build_pruner(trainer, module, name, network, self.options, self._data)
+        self.pruner = take_over(network, self.options)
+        if self.pruner is None:
+            self.pruner = build_pruner(trainer, module, name, network, self.options, self._data)
 
     def _is_small(self, network: nn.Module) -> bool:
         """Return whether this run has pruned the network."""

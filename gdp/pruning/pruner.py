@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gdp.errors import GDPError
-from gdp.gates import gate_gradients, held_out_gradients, insert_gates
+from gdp.gates import Gates, gate_gradients, held_out_gradients, insert_gates
 from gdp.graph import ChannelGraph, FlopModel
 from gdp.methods import Polar, PruningMethod, StepContext, Window
 from gdp.pruning.finite_guard import FiniteGuard
@@ -40,6 +40,7 @@ class Pruner:
         method: says which channels matter, and when and how fast gates close; default: `Polar()`.
         constraints: which numbers of channels are allowed; default: every one from 1 on.
         cost: what the budget counts; default: FLOPs. See `gdp.selection.latency_model`.
+        gates: those that the network has already, from a run that was interrupted; call `restart` then.
 
     Attributes:
         gates: of the network.
@@ -67,6 +68,7 @@ class Pruner:
         method: PruningMethod | None = None,
         constraints: WidthConstraints | None = None,
         cost: FlopModel | None = None,
+        gates: Gates | None = None,
     ) -> None:
         check_target(target_flops)
         self.constraints = constraints or WidthConstraints.of(graph)
@@ -74,7 +76,7 @@ class Pruner:
         check_reachable(replace(graph, flops=self.cost), target_flops, self.constraints)
         self.graph, self.target_flops, self.total_steps = graph, target_flops, total_steps
         self.method = method or Polar()
-        self.gates = insert_gates(model, graph, self.method.value, self.method.temperatures[0])
+        self.gates = gates or insert_gates(model, graph, self.method.value, self.method.temperatures[0])
         self._untrained = [r.weight for r in self.gates.readers if not r.weight.requires_grad]
         self._finite_guard = FiniteGuard()
         self._reset()
@@ -261,6 +263,7 @@ class Pruner:
 
     def restart(self) -> None:
         """Begin a run anew on a network that an interrupted one has cut in part; what is open opens fully."""
+        self.gates.value_function = self.method.value
         self.gates.set(torch.where(self.gates.gate_param > 0, 1.0, 0.0), self.method.temperatures[0])
         self._reset()
 

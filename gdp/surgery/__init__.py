@@ -6,6 +6,7 @@ from gdp.surgery.cut_like import cut_like
 from gdp.surgery.entries import Undo, keep_entries
 from gdp.surgery.fold import fold, fold_for_good
 from gdp.surgery.keep_folded import keep_folded
+from gdp.surgery.make_plain import make_plain
 from gdp.surgery.remove import remove, remove_undoably
 from gdp.surgery.remove_zeros import remove_zeros
 from gdp.surgery.shrink import check_optimizers_cuttable, cut_channels, cuttable_optimizers, plan_for, shrink
@@ -27,6 +28,7 @@ __all__ = [
     "freeze_untrained_readers",
     "keep_entries",
     "keep_folded",
+    "make_plain",
     "plan_for",
     "remove",
     "remove_undoably",

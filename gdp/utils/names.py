@@ -166,7 +166,7 @@ def check_ungated(model: nn.Module) -> None:
     """
     if any(name.endswith(GATE_SUFFIX) for name, _ in model.named_buffers()):
         raise GDPError(
-            f"This {type(model).__name__} has gates already, probably from a run that was interrupted. Finish it with "
-            "gdp.remove(network, pruner.graph, pruner.gates), or, if nothing was cut yet, take the gates away with "
-            "pruner.gates.withdraw()."
+            f"This {type(model).__name__} has gates already, probably from a run that was interrupted. Take them away "
+            "by gdp.make_plain(network): it computes what it did. Or finish that run by gdp.remove(network, "
+            "pruner.graph, pruner.gates)."
         )
