@@ -20,7 +20,12 @@ HEADER = (
     "network, version, parameters, FLOPs, removable, groups, frozen, error, control, FLOPs equal, trains on, check (s)"
 )
 
-CAUSES: dict[str, str] = {}
+CAUSES = {
+    "transformers.ConvNextV2": "layer norm and global response normalization take means over channels, in which a "
+    "closed channel still counts; so stream and hidden channels stay, as in timm's convnextv2_atto",
+    "spandrel.SPAN": "in eval mode its convolutions compute one kernel from the weights of four, with sums over channels "
+    "of the weights",
+}
 
 
 def with_packages(text: str, section: str) -> str:
