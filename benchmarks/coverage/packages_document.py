@@ -23,8 +23,8 @@ HEADER = (
 CAUSES = {
     "transformers.ConvNextV2": "layer norm and global response normalization take means over channels, in which a "
     "closed channel still counts; so stream and hidden channels stay, as in timm's convnextv2_atto",
-    "spandrel.SPAN": "in eval mode its convolutions compute one kernel from the weights of four, with sums over channels "
-    "of the weights",
+    "spandrel.SPAN": "in eval mode its convolutions compute one kernel from the weights of four, with sums "
+    "over channels of the weights",
 }
 
 
