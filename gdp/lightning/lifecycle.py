@@ -34,7 +34,7 @@ from gdp.utils import as_input_tuple, first_line
 def build_pruner(
     trainer: Any, module: nn.Module, name: str, network: nn.Module, options: PruningOptions, undo: ExitStack
 ) -> Pruner:
-    """Trace the network, try every cut, and put gates in.
+    """Trace the network, try every cut, and put gates in; or go on with the gates of an interrupted run.
 
     Args:
         trainer: of either family.
@@ -47,6 +47,10 @@ def build_pruner(
     Raises:
         GDPError: nothing can be pruned, the target is out of reach, or there is no example input.
     """
+    taken_over = take_over(network, options)
+    if taken_over is not None:
+        return taken_over
+
     # what the network gets to see
     array: Any = getattr(module, "example_input_array", None)
     if options.example is not None:

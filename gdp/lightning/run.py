@@ -14,13 +14,14 @@ from gdp.lightning.averaging import find_averages, track_averages
 from gdp.lightning.compat import forget_loaded_checkpoint, rank_zero_info, rank_zero_warn, trains_in_this_process
 from gdp.lightning.cut_in_training import check_cuts, cut_during_training, is_time_to_cut
 from gdp.lightning.held_out import HeldOutBatches, make_held_out
-from gdp.lightning.lifecycle import abandon, build_pruner, finalize, is_in, never_fatal, restart, take_over
+from gdp.lightning.lifecycle import abandon, build_pruner, finalize, is_in, never_fatal, restart
 from gdp.lightning.module_hooks import extend_once
 from gdp.lightning.network import find_network
 from gdp.lightning.options import PruningOptions
 from gdp.lightning.progress_log import ProgressLog
 from gdp.lightning.restore import prepare_for_evaluation, restore_run
 from gdp.lightning.step_counter import StepCounter
+from gdp.lightning.thawed import ThawedLayers
 from gdp.lightning.training_trial import TrainingTrial
 from gdp.lightning.unsupported import check_no_lbfgs, check_setup
 from gdp.pruning import Pruner
@@ -56,6 +57,7 @@ class PruningRun:
         self._closed: Tensor | None = None  # channels that were cut in all
         self._after: CheckpointState | None = None  # what checkpoints say after the cut
         self._extended_hooks = ExitStack()  # hooks of the module; closing it restores them
+        self._thawed = ThawedLayers()
         self._data = ExitStack()  # the same for the source of the training batches
 
     # Gates go in when the module is complete, after its own `setup` and `configure_model`, and before a checkpoint is
@@ -112,9 +114,7 @@ class PruningRun:
         if self._is_known(network):
             rank_zero_warn("gdp: the last run could not cut this network; pruning begins anew, from what it costs now.")
         self.report, self._closed, self._after, self._log = None, None, None, ProgressLog(self.options)
-        self.pruner = take_over(network, self.options)
-        if self.pruner is None:
-            self.pruner = build_pruner(trainer, module, name, network, self.options, self._data)
+        self.pruner = build_pruner(trainer, module, name, network, self.options, self._data)
 
     def _is_small(self, network: nn.Module) -> bool:
         """Return whether this run has pruned the network."""
@@ -262,9 +262,10 @@ class PruningRun:
         return CheckpointState.from_dict(checkpoint.get("callbacks", {}).get(self.key))
 
     def track_averages(self, trainer: Any, module: nn.Module) -> None:
-        """Gate averages of the network that have been made since; they may be made at any time."""
+        """Gate averages of the network that have been made since, at any time; warn of layers thawed since."""
         if self.pruner is not None:
             track_averages(trainer, module, find_network(module, self.options.module)[0], self.pruner.gates)
+            self._thawed.check(self.pruner)
 
     def show_parameters(self, shown: bool) -> None:
         """Let `layer.weight` be the Parameter for hooks that have their turn, or the product for whoever computes."""

@@ -1,6 +1,6 @@
 """Cut networks: in a dry run, during training and for good; every cut is verified and can be undone."""
 
-from gdp.surgery.check import check, freeze_uncuttable_groups, freeze_untrained_readers, trace
+from gdp.surgery.check import check, freeze_uncuttable_groups, freeze_untrained_readers, trace, untrained_reason
 from gdp.surgery.cut import check_plan_fits, cut
 from gdp.surgery.cut_like import cut_like
 from gdp.surgery.entries import Undo, keep_entries
@@ -36,4 +36,5 @@ __all__ = [
     "shrink",
     "trace",
     "try_step",
+    "untrained_reason",
 ]

@@ -195,6 +195,18 @@ def _keep_removable_branches(model: nn.Module, graph: ChannelGraph, with_all: Dr
     return replace(graph, frozen=graph.frozen + refused), outcome
 
 
+def untrained_reason(tensor: str) -> str:
+    """Return why channels stay that a tensor reads which is not trained.
+
+    Args:
+        tensor: name of the parameter.
+    """
+    return (
+        f"{tensor}, which reads it, is not trained; set requires_grad before gdp begins, or let a finetuning callback "
+        "of Lightning thaw it (BackboneFinetuning, BaseFinetuning)"
+    )
+
+
 def freeze_untrained_readers(network: nn.Module, graph: ChannelGraph) -> ChannelGraph:
     """Return the graph with those groups frozen whose readers are not trained.
 
@@ -209,6 +221,6 @@ def freeze_untrained_readers(network: nn.Module, graph: ChannelGraph) -> Channel
     for group in graph.groups:
         for axis in group.reads:
             if axis.tensor in untrained - graph.unused_weights:
-                graph = graph.freeze([group.name], f"{axis.tensor}, which reads it, is not trained")
+                graph = graph.freeze([group.name], untrained_reason(axis.tensor))
                 break
     return graph
