@@ -75,18 +75,26 @@ class CutPlan:
     def compose(self, first: CutPlan) -> CutPlan:
         """Return one plan for the dense network that does what two cuts, one after the other, do.
 
+        Tensors that were added or replaced in between are dense ones for the second cut alone.
+
         Args:
             first: the plan of the first cut; this plan was made for the network that it left.
         """
-        keep = {tensor: dict(dims) for tensor, dims in first.keep.items()}
         sources = {f"{b.last_layer}.bias": _dense_sources(b, first.shapes) for b in first.blocks}
+        new = {
+            name: shape
+            for name, shape in self.shapes.items()
+            if name not in sources and (name not in first.shapes or first.shape(name) != shape)
+        }
+        shapes = first.shapes | new
+        keep = {tensor: dict(dims) for tensor, dims in first.keep.items() if tensor not in new}
         for tensor, dims in self.keep.items():
             # the constant that a removed branch left was computed from other tensors of the dense network
             for name in sources.get(tensor, [tensor]):
                 for dim, kept in dims.items():
-                    before = first.keep.get(name, {}).get(dim, range(first.shapes[name][dim]))
+                    before = keep.get(name, {}).get(dim, range(shapes[name][dim]))
                     keep.setdefault(name, {})[dim] = tuple(before[i] for i in kept)
-        return CutPlan(first.shapes, keep, first.blocks + self.blocks)
+        return CutPlan(shapes, keep, first.blocks + self.blocks)
 
     def relative_to(self, first: CutPlan) -> CutPlan:
         """Return what remains to be cut by this plan of the dense network once another cut has been made.

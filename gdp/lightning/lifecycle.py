@@ -16,7 +16,7 @@ from gdp.lightning.network import example_inputs
 from gdp.lightning.options import PruningOptions
 from gdp.lightning.unsupported import is_finetuned
 from gdp.pruning import Pruner
-from gdp.report import Report, register_report
+from gdp.report import Report, register_report, report_of
 from gdp.selection import WidthConstraints, latency_model
 from gdp.surgery import (
     cuttable_optimizers,
@@ -190,6 +190,9 @@ def finalize(trainer: Any, module: nn.Module, pruner: Pruner) -> Report | None:
         None if there is nothing to report, since the network is as it was.
     """
     gates = pruner.gates
+    if not gates.inserted:
+        rank_zero_warn("gdp: other code has taken the gates out of the network by now; it is left as it is.")
+        return report_of(gates.model)
     if pruner.steps == 0:
         if not bool(gates.removed.any()):
             gates.withdraw()
