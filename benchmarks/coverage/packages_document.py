@@ -16,9 +16,8 @@ SECONDS = 20  # that a check may take, of a network with fewer than so many para
 SMALL = 30e6
 HALF = 0.5  # of the FLOPs: where less than that can go, the list says why
 
-HEADER = (
-    "network, version, parameters, FLOPs, removable, groups, frozen, error, control, FLOPs equal, trains on, check (s)"
-)
+HEADER = ["network", "version", "input", "parameters", "FLOPs", "removable", "groups", "frozen", "error", "control"]
+HEADER += ["FLOPs equal", "trains on", "check (s)"]
 
 CAUSES = {
     "transformers.ConvNextV2": "layer norm and global response normalization take means over channels, in which a "

@@ -45,6 +45,9 @@ def test_the_section_has_a_row_for_every_network_and_one_for_every_package():
     assert text.startswith(f"{TITLE}\n")
     row = ["`kornia.HardNet`", "1.2", "1 x 1 x 32 x 32", "1.00 M", "2.00 G", "90.0%", "6", "1", "1e-07", "1e-01"]
     assert f"| {' | '.join([*row, 'yes', 'yes', '1.00'])} |" in text.splitlines()
+    networks = text.partition("### Every network")[2].partition("###")[0].strip().splitlines()
+    assert networks[0].startswith("| network | version | input | parameters | FLOPs |")
+    assert len(networks) == 4 and len({line.count("|") for line in networks}) == 1
     assert "| kornia 1.2 | 1 | 1 of 1 | 1 of 1 | 1 of 1 | 90.0% | 1.00 |" in text.splitlines()
     assert "| spandrel 3.4 | 1 | 0 of 1 | 0 of 1 | 0 of 1 |  |  |" in text.splitlines()
     assert "- `spandrel.SPAN` fails at step 'check' with \"GDPError: no\"" in text
