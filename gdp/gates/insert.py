@@ -9,7 +9,7 @@ from gdp.gates.functions import GateFunction
 from gdp.gates.gated_layers import MARK_KEY
 from gdp.gates.gates import Gates
 from gdp.graph import ChannelGraph
-from gdp.utils import check_ungated, named_tensors
+from gdp.utils import check_one_device, check_ungated, named_tensors
 
 
 def insert_gates(
@@ -24,9 +24,10 @@ def insert_gates(
         temperature: to begin with.
 
     Raises:
-        GDPError: the network has gates already, or the graph belongs to another network.
+        GDPError: the network has gates already, is split among devices, or the graph belongs to another network.
     """
     check_ungated(model)
+    check_one_device(model, model)
     tensors = named_tensors(model)
     carried = {axis.tensor for group in graph.groups for axis in group.tensors}
     for name, shape in graph.shapes.items():

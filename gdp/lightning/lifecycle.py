@@ -28,7 +28,7 @@ from gdp.surgery import (
     remove_undoably,
 )
 from gdp.tracing import trace_channels
-from gdp.utils import as_input_tuple, first_line
+from gdp.utils import as_input_tuple, check_one_device, first_line
 
 
 def build_pruner(
@@ -47,6 +47,7 @@ def build_pruner(
     Raises:
         GDPError: nothing can be pruned, the target is out of reach, or there is no example input.
     """
+    check_one_device(module, network)
     taken_over = take_over(network, options)
     if taken_over is not None:
         return taken_over

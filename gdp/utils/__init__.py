@@ -17,6 +17,7 @@ from gdp.utils.module_state import in_mode, run_and_keep, run_forward, unwrapped
 from gdp.utils.module_types import CONV, NORM
 from gdp.utils.names import (
     GATE_SUFFIX,
+    check_one_device,
     check_ungated,
     get_module,
     is_compiled,
@@ -44,6 +45,7 @@ __all__ = [
     "broadcast_from_rank_zero",
     "check_initialized",
     "check_intact",
+    "check_one_device",
     "check_ungated",
     "clone_inputs",
     "count_and_run",

@@ -170,3 +170,26 @@ def check_ungated(model: nn.Module) -> None:
             "by gdp.make_plain(network): it computes what it did. Or finish that run by gdp.remove(network, "
             "pruner.graph, pruner.gates)."
         )
+
+
+def check_one_device(model: nn.Module, network: nn.Module) -> None:
+    """Check that no DataParallel splits the batches of a network among devices.
+
+    The copies of layers that it makes hold no Parameters, so they can't be gated.
+
+    Args:
+        model: any module, which holds the network.
+        network: that is to be gated.
+
+    Raises:
+        GDPError: one does.
+    """
+    for name, module in model.named_modules():
+        if not isinstance(module, DataParallel) or len(module.device_ids) < 2:
+            continue
+        if any(m is network for m in module.modules()) or any(m is module for m in network.modules()):
+            raise GDPError(
+                f"{f'{name} is in ' if name else ''}DataParallel on {len(module.device_ids)} devices makes copies of "
+                "layers in every pass, which can't be gated. Train by DistributedDataParallel (strategy='ddp' in "
+                "Lightning), or on one device: DataParallel(net, device_ids=[0]). After pruning any wrapper will do."
+            )

@@ -171,3 +171,14 @@ def test_names_are_found_through_wrappers():
     assert find_network(two, "net.module.module") == ("net.module", inside["module"])
     assert find_network(two, "net.b") == find_network(two, "b") == ("net.b", inside["b"]._orig_mod)
     assert find_network(two, "net.module.b._orig_mod") == ("net.b", inside["b"]._orig_mod)
+
+
+def test_data_parallel_on_several_devices_is_refused_before_training():
+    lit = Parallel()
+    lit.net.device_ids = [0, 1]
+    with pytest.raises(gdp.GDPError, match="net is in DataParallel on 2 devices"):
+        trainer(GDPCallback(0.5), epochs=2).fit(lit, loader())
+    assert not any("gdp" in name for name in lit.state_dict())
+    beside = Lit()
+    beside.teacher = lit.net.requires_grad_(False)  # which is not pruned
+    trainer(GDPCallback(0.5, module="net", shrink="end"), epochs=2).fit(beside, loader())

@@ -130,3 +130,13 @@ def test_distributed_data_parallel_is_a_wrapper(tmp_path):
     finally:
         torch.distributed.destroy_process_group()
     torch.testing.assert_close(gdp.load_pruned(Chain(), tmp_path / "small.pt").eval()(X), expected)
+
+
+def test_copies_of_layers_on_several_devices_are_refused_before_anything_is_changed():
+    net = DataParallel(Chain())
+    graph = gdp.trace(net, X)
+    net.device_ids = [0, 1]
+    for model in (net, nn.Sequential(net)):
+        with pytest.raises(gdp.GDPError, match=r"DataParallel on 2 devices.*DistributedDataParallel"):
+            gdp.insert_gates(model, graph)
+    assert not any("gdp" in name for name in net.state_dict())
