@@ -207,9 +207,9 @@ def finalize(trainer: Any, module: nn.Module, pruner: Pruner) -> Report | None:
         fold_for_good(gates)
         _explain_what_comes_back(trainer)
     pruners = [getattr(callback, "pruner", None) for callback in trainer.callbacks]
-    others = [other.gates for other in pruners if isinstance(other, Pruner) and other is not pruner]
+    gated = [other.gates for other in pruners if isinstance(other, Pruner) and other.gates.inserted]
     with never_fatal("a copy of the network could not be made plain"):
-        fold_copies(module, [reader for other_gates in others for reader in other_gates.readers_everywhere])
+        fold_copies(module, [reader for kept_gates in gated for reader in kept_gates.readers_everywhere])
     return report
 
 
@@ -226,7 +226,7 @@ def never_fatal(what: str) -> Iterator[None]:
         rank_zero_warn(f"gdp: {what} ({type(error).__name__}: {first_line(error)}).")
 
 
-def _remove_or_keep(trainer: Any, pruner: Pruner) -> Report:
+def _remove_or_keep(trainer: Any, pruner: Pruner) -> Report | None:
     """Cut what is closed in all processes; where that fails in one, leave the network as trained in all, and say why.
 
     Training is over: whatever fails here, nothing of it may be lost.
@@ -234,6 +234,9 @@ def _remove_or_keep(trainer: Any, pruner: Pruner) -> Report:
     Args:
         trainer: of either family.
         pruner: of the run.
+
+    Returns:
+        None if the gates had to stay.
     """
     gates, network, report, undo, reason = pruner.gates, pruner.gates.model, None, None, ""
     try:
@@ -249,7 +252,15 @@ def _remove_or_keep(trainer: Any, pruner: Pruner) -> Report:
         return report
     if undo is not None:
         undo()
-    report = keep_folded(network, pruner.graph, gates, reason or "It could not be cut in another process.")
+    reason = reason or "It could not be cut in another process."
+    try:
+        report = keep_folded(network, pruner.graph, gates, reason)
+    except Exception as error:  # other code has changed the layers
+        rank_zero_warn(
+            f"gdp: no channel was cut when training was over. {reason} Its gates can't be folded into its weights "
+            f"either ({type(error).__name__}: {first_line(error)}), so they stay, and it computes what it did."
+        )
+        return None
     rank_zero_warn(f"gdp: no channel was cut when training was over. {report.failure}")
     return report
 

@@ -220,7 +220,8 @@ class PruningRun:
         with never_fatal("averages that were made since the last epoch are not pruned along"):
             self.track_averages(trainer, module)
         self.report = finalize(trainer, module, self.pruner)
-        gates, self.pruner = self.pruner.gates, None
+        gates = self.pruner.gates
+        self.pruner = self.pruner if gates.inserted else None
         if self.report is not None:
             self._closed = gates.removed if self.report.failure else (gates.gate_param == 0).cpu()
             with never_fatal("checkpoints that are saved from here on do not say what was cut"):

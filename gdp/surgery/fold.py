@@ -15,10 +15,10 @@ def fold(gates: Gates) -> Undo:
         gates: of the network, copies of it included.
     """
     folded: set[tuple[int, int]] = set()
+    weights = [(reader, reader.weight) for reader in gates.readers_and_copies]  # raises before anything is changed
     with ExitStack() as undo:
         undo.callback(gates.restore)  # after the weights
-        for reader in gates.readers_and_copies:
-            weight = reader.weight
+        for reader, weight in weights:
             if (id(weight), reader.dim) not in folded:  # a weight that layers share is folded once
                 folded.add((id(weight), reader.dim))
                 undo.callback(setattr, weight, "data", weight.data)

@@ -265,6 +265,24 @@ def test_a_network_that_other_code_has_cut_already_is_left_as_it_is():
     assert pruning.report is cuts.report and pruning.pruner is None and is_plain(lit)
 
 
+def test_gates_that_can_not_be_taken_out_stay_and_act():
+    class Bakes(Callback):
+        def on_train_end(self, trainer, pl_module):
+            self.expected = outputs(pl_module, X)
+            layer = pl_module.net[1][0]
+            self.weight = layer._parameters.pop("weight")
+
+        def teardown(self, trainer, pl_module, stage):
+            pl_module.net[1][0]._parameters["weight"] = self.weight
+
+    lit, pruning, bakes = Lit(), GDPCallback(0.4), Bakes()
+    with pytest.warns(UserWarning, match=r"no channel was cut.*can't be folded into its weights either.*so they stay"):
+        trainer(pruning, bakes, epochs=6).fit(lit, loader())
+    assert torch.equal(outputs(lit, X), bakes.expected) and pruning.report is None
+    report = gdp.remove(lit.net, pruning.pruner.graph, pruning.pruner.gates)
+    assert 0.38 <= report.remaining <= 0.4
+
+
 @pytest.mark.slow
 def test_two_processes_stay_alike_where_one_can_not_cut(tmp_path):
     first, second = two_processes("ddp_failing_script.py", tmp_path)
