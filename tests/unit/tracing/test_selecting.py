@@ -4,8 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.ops import nms
 
 from gdp.tracing import trace_channels
+from gdp.tracing.export import exported
+from gdp.tracing.selecting import selecting_operators
 
 X = torch.randn(1, 3, 12, 12)
 
@@ -35,3 +38,16 @@ class Net(nn.Module):
 )
 def test_positions_that_are_used_count(choose, found):
     assert trace_channels(Net(choose), X).selects == found
+
+
+@pytest.mark.parametrize(
+    "choose, found",
+    [
+        (lambda y: nms(y[0].T.abs().cumsum(1), y[0, 0], 0.5), ("nms",)),
+        (lambda y: torch.nonzero(y > 0), ("nonzero",)),
+        (lambda y: y[y > 0], ()),  # in the order in which they lie
+        (lambda y: torch.unique(y), ("_unique2",)),
+    ],
+)
+def test_choices_of_unknown_size_count(choose, found):
+    assert selecting_operators(exported(Net(choose), (X,)), frozenset()) == found
