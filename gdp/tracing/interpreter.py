@@ -14,7 +14,7 @@ from torch.fx import Interpreter, Node
 from torch.fx.operator_schemas import normalize_function
 from torch.utils._pytree import tree_leaves
 
-from gdp.tracing.labels import Labels
+from gdp.tracing.labels import UNKNOWN_SIZE, Labels
 from gdp.tracing.op_call import OpCall
 from gdp.tracing.rules import rule_for
 from gdp.tracing.trace_state import ParamRef, TraceState
@@ -101,6 +101,8 @@ class LabelInterpreter(Interpreter):
         call = self._op_call(target, args, kwargs)
         if call.op.startswith("_assert") or (call.op and call.outputs == [] and not any(call.operands())):
             return None
+        if call.has_unknown_size:
+            return call.freeze_all(f"{call.location} meets a size that depends on data")
         rule = rule_for(call.op, target) if call.op else None
         if rule is None:
             return call.freeze_all(f"{call.location} is not known to gdp")
@@ -145,14 +147,14 @@ def module_of(node: Node) -> str:
 
 
 def _shapes(val: Any) -> Any:
-    """Return the shape of a tensor result, or the shapes of several.
+    """Return the shape of a tensor result, or the shapes of several; sizes that depend on data are `UNKNOWN_SIZE`.
 
     Args:
         val: what torch.export noted as the result: a fake tensor, or a list of them.
     """
     if isinstance(val, Tensor):
-        return tuple(val.shape)
-    return [tuple(v.shape) for v in val if isinstance(v, Tensor)] if isinstance(val, list | tuple) else []
+        return tuple(size if isinstance(size, int) else UNKNOWN_SIZE for size in val.shape)
+    return [_shapes(v) for v in val if isinstance(v, Tensor)] if isinstance(val, list | tuple) else []
 
 
 def _line(node: Node) -> str:

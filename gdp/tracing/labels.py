@@ -10,6 +10,8 @@ from torch import Tensor
 FROZEN_ID = 0  # the id of elements that no surgery may remove: network inputs, zero padding, constants
 ANY_ID = -1  # the id of the copies that a written broadcast makes of one element: they go with whatever they meet
 
+UNKNOWN_SIZE = -1  # a size that depends on data, as that of `torch.nonzero`
+
 
 @dataclass(frozen=True)
 class Labels:

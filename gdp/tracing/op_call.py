@@ -11,7 +11,7 @@ from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
 from gdp.graph import Frozen
-from gdp.tracing.labels import FROZEN_ID, ChannelIds, Labels
+from gdp.tracing.labels import FROZEN_ID, UNKNOWN_SIZE, ChannelIds, Labels
 from gdp.tracing.trace_state import UNUSED, FlopTerm, ParamRef, TraceState
 
 
@@ -63,6 +63,13 @@ class OpCall:
     def _shapes(self) -> list[tuple[int, ...]]:
         """Shapes of all results."""
         return [self.outputs] if isinstance(self.outputs, tuple) else self.outputs
+
+    @property
+    def has_unknown_size(self) -> bool:
+        """Whether a tensor that enters or leaves has a size that depends on data, as that of `torch.nonzero` has."""
+        outputs = [self.outputs] if isinstance(self.outputs, tuple) else self.outputs
+        shapes = [*outputs, *(operand.shape for operand in self.operands())]
+        return any(UNKNOWN_SIZE in shape for shape in shapes)
 
     def operands(self) -> Iterator[Labels | ParamRef]:
         """Yield every activation and parameter among the arguments, those in lists included."""
