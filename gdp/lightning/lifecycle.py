@@ -28,7 +28,7 @@ from gdp.surgery import (
     remove_undoably,
 )
 from gdp.tracing import trace_channels
-from gdp.utils import as_input_tuple, check_one_device, first_line
+from gdp.utils import as_inputs, check_one_device, first_line
 
 
 def build_pruner(
@@ -55,7 +55,7 @@ def build_pruner(
     # what the network gets to see
     array: Any = getattr(module, "example_input_array", None)
     if options.example is not None:
-        inputs = as_input_tuple(options.example)
+        inputs = as_inputs(network, options.example)
     else:
         inputs = example_inputs(module, name, array, None if array is not None else first_batch(trainer, undo))
 

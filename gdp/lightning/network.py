@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gdp.errors import GDPError
-from gdp.utils import Inputs, get_module, in_mode, match_weights, under_plain_names, unwrap
+from gdp.utils import Inputs, get_module, in_mode, inputs_by_name, match_weights, under_plain_names, unwrap
 
 Candidate = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of forward
 
@@ -106,10 +106,7 @@ def _inputs_seen(
     seen: list[Inputs] = []
 
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        bound = inspect.signature(network.forward).bind(*args, **kwargs)
-        if bound.kwargs:
-            raise GDPError(f"{type(network).__name__}.forward takes keyword-only arguments: {list(bound.kwargs)}.")
-        seen.append(bound.args)
+        seen.append(inputs_by_name(network, args, kwargs))
 
     args, kwargs = match_weights(receiver, (args, kwargs))
     hook = network.register_forward_pre_hook(note, with_kwargs=True)
@@ -146,13 +143,16 @@ def _from_batch(batch: Any, module: nn.Module, network: nn.Module) -> Iterator[C
         yield from (
             ((v,), {}) for v in batch.values() if isinstance(v, Tensor) and v.is_floating_point() and v.dim() > 1
         )
+        for part in batch.values():  # batches of several loaders
+            if isinstance(part, Mapping | list | tuple):
+                yield from _from_batch(part, module, network)
         yield (batch,), {}
     elif isinstance(batch, list | tuple):
         if len(batch) and isinstance(batch[0], list | tuple):
             yield tuple(batch[0]), {}
         if len(batch):
             yield (batch[0],), {}
-        if len(batch) and isinstance(batch[0], Mapping):
+        if len(batch) and isinstance(batch[0], Mapping | list | tuple):
             yield from _from_batch(batch[0], module, network)
         yield from ((tuple(batch[:n]), {}) for n in range(len(batch), 1, -1))
         yield (batch,), {}

@@ -14,7 +14,7 @@ from torch import nn
 
 from gdp.errors import GDPError
 from gdp.graph import ChannelGraph, FlopModel
-from gdp.utils import CONV, clone_inputs, get_module, in_mode, under_plain_names
+from gdp.utils import CONV, arguments, clone_inputs, get_module, in_mode, under_plain_names
 
 RUNS = 5  # forward passes that are timed
 WARM_UP_RUNS = 2  # forward passes before these, which are not
@@ -103,11 +103,11 @@ def _measure_seconds(model: nn.Module, graph: ChannelGraph, device: torch.device
             stack.callback(layer.register_forward_pre_hook(lambda *_, name=name: start(name)).remove)
             stack.callback(layer.register_forward_hook(lambda *_, name=name: stop(name)).remove)
 
-        inputs = clone_inputs(model, graph.inputs)
+        args, kwargs = arguments(model, clone_inputs(model, graph.inputs))
         for _ in range(WARM_UP_RUNS + RUNS):
             spent.clear()
             pass_started_at = now()
-            model(*inputs)
+            model(*args, **kwargs)
             totals.append(now() - pass_started_at)
             layer_seconds.append(dict(spent))
     measured = layer_seconds[WARM_UP_RUNS:]

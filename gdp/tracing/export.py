@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from gdp.errors import GDPError
 from gdp.tracing.batch_norm_shape import BatchNormShapeMode
 from gdp.tracing.data_access import DataAccessMode
-from gdp.utils import Inputs, first_line, in_mode, run_forward, source_line, unwrapped
+from gdp.utils import Inputs, arguments, first_line, in_mode, output_tensors, run_forward, source_line, unwrapped
 
 
 @contextmanager
@@ -121,7 +121,9 @@ def _export(model: nn.Module, inputs: Inputs, training: bool, strict: bool) -> E
         if not strict:
             for mode in (BatchNormShapeMode(), DataAccessMode()):
                 stack.enter_context(mode)
-        program = torch.export.export(network, inputs, strict=strict)
+            # a last hook gives torch.export tensors alone, whatever forward returns; it goes with everything else
+            network.register_forward_hook(lambda _, inputs, outputs: tuple(output_tensors(outputs)))
+        program = torch.export.export(network, *arguments(model, inputs), strict=strict)
     lost = [name for name, constant in program.constants.items() if isinstance(constant, FakeTensor)]
     if lost:
         raise RuntimeError(f"what {lost[0]} is computed from is lost")

@@ -24,7 +24,7 @@ from gdp.tracing.training_mode import differs_in_training
 from gdp.tracing.unused_nodes import unused_nodes, uses_parameters
 from gdp.utils import (
     CONV,
-    as_input_tuple,
+    as_inputs,
     check_ungated,
     double_batch,
     match_weights,
@@ -67,7 +67,7 @@ def trace_channels(
     check_ignore(ignore)
 
     # every parameter and buffer by one name, though shared ones have several
-    inputs = match_weights(model, as_input_tuple(example_inputs))
+    inputs = match_weights(model, as_inputs(model, example_inputs))
     tensors = named_tensors(model)
     first_name: dict[int, str] = {}
     names = {name: first_name.setdefault(id(t), name) for name, t in tensors.items()}

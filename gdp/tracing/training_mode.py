@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from gdp.utils import Inputs, in_mode
+from gdp.utils import Inputs, arguments, in_mode
 
 # functions whose result has the shape of their first argument
 _SAME_SHAPE = {F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.normalize, F.softmax, F.dropout, F.relu}
@@ -96,7 +96,7 @@ def differs_in_training(model: nn.Module, inputs: Inputs) -> bool:
         with in_mode(model, training), torch.no_grad(), torch.device("meta"):
             try:
                 with _CallRecorder({id(t): name for name, t in state.items()}) as recorder:
-                    functional_call(model, state, metas, tie_weights=False)
+                    functional_call(model, state, *arguments(model, metas), tie_weights=False)
             except Exception:
                 return True
             calls.append(recorder.calls)

@@ -6,9 +6,11 @@ from gdp.utils.files import AnyPath, check_intact, read_checked, write_atomicall
 from gdp.utils.fvcore_flops import count_and_run, count_flops, count_parameters
 from gdp.utils.inputs import (
     Inputs,
-    as_input_tuple,
+    arguments,
+    as_inputs,
     clone_inputs,
     double_batch,
+    inputs_by_name,
     map_tensors,
     match_weights,
     randomize_inputs,
@@ -29,6 +31,7 @@ from gdp.utils.names import (
     under_plain_names,
     unwrap,
 )
+from gdp.utils.outputs import output_tensors
 from gdp.utils.snapshot import Snapshot, check_initialized
 from gdp.utils.tracebacks import first_line, is_user_file, source_line
 
@@ -41,7 +44,8 @@ __all__ = [
     "Inputs",
     "Snapshot",
     "all_ranks",
-    "as_input_tuple",
+    "arguments",
+    "as_inputs",
     "broadcast_from_rank_zero",
     "check_initialized",
     "check_intact",
@@ -57,12 +61,14 @@ __all__ = [
     "get_module",
     "in_float64",
     "in_mode",
+    "inputs_by_name",
     "is_compiled",
     "is_user_file",
     "map_tensors",
     "match_weights",
     "named_tensors",
     "of_all_ranks",
+    "output_tensors",
     "parameter_shapes",
     "plain_name",
     "plain_state_dict",

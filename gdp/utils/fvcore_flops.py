@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
-from gdp.utils.inputs import as_input_tuple, clone_inputs
+from gdp.utils.inputs import arguments, as_inputs, clone_inputs
 from gdp.utils.module_state import in_mode, unwrapped
+from gdp.utils.outputs import output_tensors
 from gdp.utils.tracebacks import first_line, source_line
 from gdp.utils.untraced import UntracedMode
 
@@ -38,7 +38,8 @@ class _FlatOutput(nn.Module):
         Args:
             *inputs: positional inputs of the network.
         """
-        found = tuple(leaf for leaf in tree_leaves(self.net(*inputs)) if isinstance(leaf, Tensor))
+        args, kwargs = arguments(self.net, inputs)
+        found = tuple(output_tensors(self.net(*args, **kwargs)))
         self.outputs = [t.detach().clone() for t in found]
         return found
 
@@ -87,7 +88,7 @@ def count_and_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tens
         network = stack.enter_context(unwrapped(model))
         # count, quietly
         flat = _FlatOutput(network).eval()
-        analysis = FlopCountAnalysis(flat, clone_inputs(model, as_input_tuple(example_inputs)))
+        analysis = FlopCountAnalysis(flat, clone_inputs(model, as_inputs(model, example_inputs)))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         try:
             return int(analysis.total()), flat.outputs

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
-from gdp.utils.inputs import Inputs, clone_inputs
+from gdp.utils.inputs import Inputs, arguments, clone_inputs
 from gdp.utils.names import plain_name, unwrap
+from gdp.utils.outputs import output_tensors
 from gdp.utils.snapshot import Snapshot
 
 
@@ -27,7 +27,7 @@ def run_forward(model: nn.Module, inputs: Inputs, training: bool = False) -> lis
         training: run in train mode; default: eval mode.
     """
     with in_mode(model, training):
-        return [t.clone() for t in tree_leaves(_run_as_written(model, inputs)) if isinstance(t, Tensor)]
+        return [t.clone() for t in output_tensors(_run_as_written(model, inputs))]
 
 
 def run_and_keep(model: nn.Module, inputs: Inputs) -> bool:
@@ -54,7 +54,8 @@ def _run_as_written(model: nn.Module, inputs: Inputs) -> Any:
         inputs: positional inputs, as `forward` takes them; they are not changed.
     """
     with torch.compiler.set_stance("force_eager"):
-        return model(*clone_inputs(model, inputs))
+        args, kwargs = arguments(model, clone_inputs(model, inputs))
+        return model(*args, **kwargs)
 
 
 @contextmanager

@@ -1,0 +1,88 @@
+"""Whatever forward returns, its tensors are found, and what reaches them stays."""
+
+from collections import OrderedDict, UserDict
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import torch
+from helpers.small_net import Net, X, prune
+
+import gdp
+from gdp.utils import count_flops, output_tensors
+
+
+@dataclass
+class Detection:
+    boxes: torch.Tensor
+    features: list[torch.Tensor] = field(default_factory=list)
+    name: str = "boxes"
+
+
+@dataclass
+class Result:
+    detection: Detection
+    loss: torch.Tensor | None = None
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: Detection
+
+
+class ModelOutput(OrderedDict):
+    """An ordered dict of a class of its own, whose entries are attributes, too."""
+
+    def __getattr__(self, name):
+        return self[name]
+
+
+class Instances:
+    """A plain object with fields, which knows itself."""
+
+    def __init__(self, **found) -> None:
+        self.found, self.me = found, self
+
+
+class Boxes(list):
+    pass
+
+
+RETURNS = {
+    "dataclass": lambda y, z: Detection(y, [z, y]),
+    "nested": lambda y, z: Result(Detection(y, [z]), y),
+    "namedtuple": lambda y, z: Pair(y, Detection(z)),
+    "ordered": lambda y, z: OrderedDict(a=y, b=[z]),
+    "model_output": lambda y, z: ModelOutput(logits=y, hidden=(z, z)),
+    "user_dict": lambda y, z: UserDict(a=y, b={"c": z}),
+    "object": lambda y, z: Instances(scores=y, boxes=[z]),
+    "namespace": lambda y, z: SimpleNamespace(y=y, z=z),
+    "own_list": lambda y, z: [Boxes([y]), {"z": Boxes([z])}],
+    "tuple_of_all": lambda y, z: (y, None, "text", 3, Result(Detection(z))),
+}
+
+
+@pytest.mark.parametrize("name", RETURNS)
+def test_all_tensors_are_found_in_order(name):
+    y, z = torch.zeros(1), torch.ones(1)
+    found = output_tensors(RETURNS[name](y, z))
+    assert found[0] is y and z in found and all(t is y or t is z for t in found)
+
+
+@pytest.mark.parametrize("name", RETURNS)
+def test_a_network_that_returns_it_is_pruned(name):
+    torch.manual_seed(0)
+    net = Net(lambda self, x: RETURNS[name](self.head(self.a(x)), self.b(x)))
+    graph, report = prune(net)
+    assert [g.name for g in graph.groups] == ["a.0"] and report.max_rel < 1e-5
+    assert {f.name: f.reason for f in report.frozen}["b.0"] == "reaches the network's output"
+    assert report.flops_after == report.flops_predicted == count_flops(net, X)
+    assert "forward" not in vars(net) and type(net(X)) is type(RETURNS[name](X, X))
+
+
+def test_a_hook_of_the_users_sees_what_forward_returns():
+    seen = []
+    net = Net(lambda self, x: Detection(self.head(self.a(x))))
+    net.register_forward_hook(lambda _, inputs, outputs: seen.append(type(outputs)))
+    assert gdp.check(net, X).groups and set(seen) == {Detection} and len(net._forward_hooks) == 1
