@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import nms
 
 
 class Queries(nn.Module):
@@ -101,4 +102,16 @@ class Codebook(Queries):
         return self.mix(chosen @ self.codes)
 
 
-SELECTING = [TopK, Argsort, SortDescending, BestOfEachRow, ExactTies, Codebook]
+class Suppressed(Queries):
+    """Boxes without those that a better one covers: how many are left depends on the data."""
+
+    selects = ("nms",)
+
+    def forward(self, x):
+        tokens = F.normalize(self.embed(self.features(x)).flatten(2).transpose(1, 2), dim=-1)[0]
+        boxes = torch.cat([tokens[:, :2], tokens[:, :2] + tokens[:, 2:4].abs() + 0.1], 1)
+        left = nms(boxes, self.classes(tokens).amax(-1), 0.5)
+        return boxes[left], tokens[left]
+
+
+SELECTING = [TopK, Argsort, SortDescending, BestOfEachRow, ExactTies, Codebook, Suppressed]
