@@ -121,6 +121,25 @@ def test_a_network_that_packs_sequences_is_refused_with_its_line():
         gdp.check(net, X)
 
 
+def test_a_channel_goes_with_all_columns_that_its_rows_of_pixels_are_read_by():
+    def body(self, x):
+        return self.last(self.rnn(self.a(x).permute(3, 0, 1, 2).flatten(2))[0])
+
+    net = randomize(Net(body, rnn=nn.LSTM(96, 5, bidirectional=True), last=nn.Linear(10, 4)))
+    graph, report = prune(net)
+    assert [(g.name, g.size) for g in graph.groups] == [("a.0", 8)] and net.rnn.input_size == 48
+    assert report.max_rel < 1e-5 and report.flops_after == report.flops_predicted == count_flops(net, X)
+
+
+def test_what_an_initial_state_is_made_of_stays():
+    def body(self, x):
+        return self.last(self.rnn(columns(self, x), self.b(x).mean((2, 3))[None])[0])
+
+    graph, report = prune(randomize(Net(body, rnn=nn.GRU(8, 8, batch_first=True), last=nn.Linear(8, 4))))
+    assert [g.name for g in graph.groups] == ["a.0"] and report.max_rel < 1e-5
+    assert "b.0 (8 channels): hidden units are fed back into all gates of gru in rnn" in graph.reasons()
+
+
 def test_a_gated_layer_takes_packed_sequences_as_well():
     gates = gated(net := randomize(ConvLSTM()).eval())
     x, lengths = torch.randn(2, 12, 8), torch.tensor([12, 7])
