@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from gdp.errors import GDPError
 from gdp.tracing.batch_norm_shape import BatchNormShapeMode
 from gdp.tracing.data_access import DataAccessMode
+from gdp.tracing.shared_caches import shared_caches_cleaned
 from gdp.utils import Inputs, arguments, first_line, in_mode, output_tensors, run_forward, source_line, unwrapped
 
 
@@ -115,7 +116,7 @@ def _export(model: nn.Module, inputs: Inputs, training: bool, strict: bool) -> E
     with ExitStack() as stack:
         for context in (in_mode(model, training), torch.no_grad(), _no_garbage_collection()):
             stack.enter_context(context)
-        for context in (_no_graph_left_in_torch(), _quiet_torch()):
+        for context in (_no_graph_left_in_torch(), _quiet_torch(), shared_caches_cleaned(model)):
             stack.enter_context(context)
         network = stack.enter_context(unwrapped(model))
         if not strict:

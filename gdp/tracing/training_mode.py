@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from gdp.tracing.shared_caches import shared_caches_cleaned
 from gdp.utils import Inputs, arguments, in_mode
 
 # functions whose result has the shape of their first argument
@@ -93,7 +94,8 @@ def differs_in_training(model: nn.Module, inputs: Inputs) -> bool:
     # run forward in both modes
     calls = []
     for training in (False, True):
-        with in_mode(model, training), torch.no_grad(), torch.device("meta"):
+        caches = shared_caches_cleaned(model)
+        with in_mode(model, training), torch.no_grad(), caches, torch.device("meta"):
             try:
                 with _CallRecorder({id(t): name for name, t in state.items()}) as recorder:
                     functional_call(model, state, *arguments(model, metas), tie_weights=False)
