@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 import gdp
 from benchmarks.common.machine import version_of
@@ -21,7 +20,7 @@ from gdp.gates import Gates
 from gdp.selection import lowest_flops
 from gdp.surgery import freeze_uncuttable_groups
 from gdp.tracing import trace_channels
-from gdp.utils import Inputs, clone_inputs, count_flops, match_weights
+from gdp.utils import Inputs, clone_inputs, count_flops, match_weights, output_tensors
 
 TOLERANCE = 1e-5  # relative; what a cut network may differ by from the gated one
 CONTROL = 10 * TOLERANCE  # what one closed group left open, and another input, have to change at least
@@ -121,7 +120,7 @@ def outputs(net: nn.Module, inputs: Inputs) -> list[Tensor]:
         inputs: of the network; some networks write into theirs, so it is given a copy.
     """
     with torch.no_grad():
-        return [t.clone() for t in tree_leaves(net.eval()(*clone_inputs(net, inputs))) if isinstance(t, Tensor)]
+        return [t.clone() for t in output_tensors(net.eval()(*clone_inputs(net, inputs)))]
 
 
 def differences(expected: list[Tensor], actual: list[Tensor]) -> list[float]:
@@ -193,7 +192,7 @@ def train_step(net: nn.Module, inputs: Inputs) -> tuple[float, int]:
     net.train()
     torch.manual_seed(0)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
-    made = [t for t in tree_leaves(net(*inputs)) if isinstance(t, Tensor) and t.is_floating_point()]
+    made = [t for t in output_tensors(net(*inputs)) if t.is_floating_point()]
     loss = torch.stack([t.float().pow(2).mean() for t in made]).sum()
     loss.backward()
     bad = sum(p.grad is None or not bool(p.grad.isfinite().all()) for p in net.parameters() if p.requires_grad)

@@ -24,6 +24,8 @@ CAUSES = {
     "closed channel still counts; so stream and hidden channels stay, as in timm's convnextv2_atto",
     "spandrel.SPAN": "in eval mode its convolutions compute one kernel from the weights of four, with sums "
     "over channels of the weights",
+    "torchaudio.HDemucs": "the first torch.export of a process takes 30 s of that itself: it unrolls the LSTMs",
+    "pytorchcv.sknet50": "16 groups, whose sizes are written in its forward, are found one by one, in 44 passes",
 }
 
 
