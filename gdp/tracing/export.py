@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from io import StringIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,17 @@ from gdp.errors import GDPError
 from gdp.tracing.batch_norm_shape import BatchNormShapeMode
 from gdp.tracing.data_access import DataAccessMode
 from gdp.tracing.shared_caches import shared_caches_cleaned
-from gdp.utils import Inputs, arguments, first_line, in_mode, output_tensors, run_forward, source_line, unwrapped
+from gdp.utils import (
+    Inputs,
+    Snapshot,
+    arguments,
+    first_line,
+    in_mode,
+    output_tensors,
+    run_forward,
+    source_line,
+    unwrapped,
+)
 
 
 @contextmanager
@@ -122,13 +133,33 @@ def _export(model: nn.Module, inputs: Inputs, training: bool, strict: bool) -> E
         if not strict:
             for mode in (BatchNormShapeMode(), DataAccessMode()):
                 stack.enter_context(mode)
-            # a last hook gives torch.export tensors alone, whatever forward returns; it goes with everything else
-            network.register_forward_hook(lambda _, inputs, outputs: tuple(output_tensors(outputs)))
+            _hide_from_export(network)
         program = torch.export.export(network, *arguments(model, inputs), strict=strict)
     lost = [name for name, constant in program.constants.items() if isinstance(constant, FakeTensor)]
     if lost:
         raise RuntimeError(f"what {lost[0]} is computed from is lost")
     return program
+
+
+def _hide_from_export(network: nn.Module) -> None:
+    """Let torch.export see tensors alone, whatever `forward` returns, and none of the attributes that it sets.
+
+    Some versions of torch refuse networks that set attributes; gdp puts them back. The hooks go with everything else.
+
+    Args:
+        network: that is exported.
+    """
+    before: list[Snapshot] = []
+
+    def remember(*_: Any) -> None:
+        before.append(Snapshot(network, values=False))
+
+    def finish(_: nn.Module, inputs: Any, outputs: Any) -> tuple[Tensor, ...]:
+        before.pop().restore()
+        return tuple(output_tensors(outputs))
+
+    network.register_forward_pre_hook(remember)
+    network.register_forward_hook(finish)
 
 
 def _check_runs(model: nn.Module, inputs: Inputs, training: bool) -> None:

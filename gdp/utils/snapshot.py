@@ -27,12 +27,13 @@ class Snapshot:
 
     Args:
         model: the network.
+        values: remember what tensors hold; else only which objects are where.
 
     Raises:
         GDPError: the network has parameters that are still without a shape.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, values: bool = True) -> None:
         check_initialized(model)
         # what scripted modules hold lies not in their __dict__
         scripted = [m for m in model.modules() if isinstance(m, torch.jit.ScriptModule)]
@@ -46,7 +47,7 @@ class Snapshot:
             if isinstance(value, _PLAIN) or id(value) in seen:
                 continue
             seen[id(value)] = value
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and values:
                 self._tensors.append(_Values(value))
             if isinstance(value, dict | list | set | deque):
                 container = _Container(value)
