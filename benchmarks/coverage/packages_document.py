@@ -25,7 +25,7 @@ CAUSES = {
     "spandrel.SPAN": "in eval mode its convolutions compute one kernel from the weights of four, with sums "
     "over channels of the weights",
     "torchaudio.HDemucs": "the first torch.export of a process takes 30 s of that itself: it unrolls the LSTMs",
-    "ultralytics.yolo26n": "two groups, whose sizes are written in its forward, are found by halves among 77, in 51 passes",
+    "ultralytics.yolo26n": "two groups, whose sizes are written in its forward, are found by halving 77, in 51 passes",
     "pytorchcv.sknet50": "16 groups, whose sizes are written in its forward, are found one by one, in 44 passes",
 }
 
