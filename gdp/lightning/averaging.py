@@ -44,7 +44,10 @@ def find_averages(module: nn.Module, name: str, network: nn.Module, holders: Ite
 
 
 def _copies_in(average: nn.Module, name: str, network: nn.Module) -> Iterator[Copy]:
-    """Return the network, or the largest part of it, in an average of it, of a module around it or of a part of it.
+    """Return the copies of the network that an average holds.
+
+    The average may be one of the network, of a module around it (which then holds a copy of the whole network), or of a
+    part of the network (which then is a copy of that part).
 
     Args:
         average: what holds the average.

@@ -80,8 +80,8 @@ def differs_in_training(model: nn.Module, inputs: Inputs) -> bool:
         model: the network.
         inputs: positional inputs, as `forward` takes them.
     """
-    # every parameter and buffer on the meta device, under every name that it has;
-    # every slot of every module once: functional_call leaves meta tensors behind in a slot that it is given twice
+    # every parameter and buffer on the meta device, under every name that it has. A module that has several names is
+    # named once: functional_call would not put back a slot that it is given under two names
     once: dict[int, Tensor] = {}
     state = {
         f"{prefix}.{name}".lstrip("."): once.setdefault(id(t), t.to("meta"))

@@ -4,6 +4,7 @@ import gc
 import sys
 import weakref
 from contextlib import suppress
+from statistics import median
 
 import pytest
 import torch
@@ -36,9 +37,10 @@ def alive(*types: type) -> list:
 
 class Account(Callback):
     """What is there after some of the steps, and the bytes of tensors, those inside of torch included, that stretches
-    of 40 and 80 steps leave behind. What a stretch only replaces is the same constant in both."""
+    of 40 and 80 steps leave behind. What a stretch only replaces is the same constant in both, but now and then a tensor
+    of the last step before it is freed inside of it (in 7 of 140 runs), so there are several pairs of stretches."""
 
-    STRETCHES = ((1410, 1450), (1510, 1590))
+    STRETCHES = tuple(stretch for at in range(1210, 1900, 150) for stretch in ((at, at + 40), (at + 50, at + 130)))
 
     def __init__(self) -> None:
         self.tensors: list[int] = []
@@ -65,7 +67,8 @@ class Account(Callback):
     @property
     def growth(self) -> tuple[int, int, int]:
         # the history of the gates has as many moments at steps 1200 and 2000 as it ever has, which it has not at 400
-        return self.tensors[2] - self.tensors[0], self.blocks[2] - self.blocks[1], self.bytes[1] - self.bytes[0]
+        stretches = [long - short for short, long in zip(self.bytes[::2], self.bytes[1::2], strict=True)]
+        return self.tensors[2] - self.tensors[0], self.blocks[2] - self.blocks[1], median(stretches)
 
 
 class Tiny(Lit):
