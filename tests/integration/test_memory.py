@@ -37,8 +37,8 @@ def alive(*types: type) -> list:
 
 class Account(Callback):
     """What is there after some of the steps, and the bytes of tensors, those inside of torch included, that stretches
-    of 40 and 80 steps leave behind. What a stretch only replaces is the same constant in both, but now and then a tensor
-    of the last step before it is freed inside of it (in 7 of 140 runs), so there are several pairs of stretches."""
+    of 40 and 80 steps leave behind. What a stretch only replaces is the same constant in both. Now and then a tensor of
+    the last step before a stretch is freed inside of it (in 7 of 140 runs), so there are five pairs."""
 
     STRETCHES = tuple(stretch for at in range(1210, 1900, 150) for stretch in ((at, at + 40), (at + 50, at + 130)))
 
