@@ -138,8 +138,8 @@ def _gated_class(cls: Any, tensors: GatedTensors) -> Any:
                 del self.__dict__[PRODUCTS_KEY]
 
     def reduce(self: nn.Module, protocol: Any) -> Any:
-        # pickle can't find a class that was made at run time, so it gets the function that makes it; the view belongs to
-        # the run of the original, and a copy always computes with the product
+        # pickle can't find a class that was made at run time, so it gets the function that makes it; the view belongs
+        # to the run of the original, and a copy always computes with the product
         found: Any = self.__getstate__() if hasattr(cls, "__getstate__") else self.__dict__
         return _new_gated_layer, (cls, tensors), {key: value for key, value in found.items() if key != VIEW_KEY}
 
