@@ -18,8 +18,7 @@ from torch.fx.experimental import proxy_tensor
 from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
-from gdp.tracing.batch_norm_shape import BatchNormShapeMode
-from gdp.tracing.data_access import DataAccessMode
+from gdp.tracing.export_mode import ExportMode
 from gdp.tracing.shared_caches import shared_caches_cleaned
 from gdp.utils import (
     Inputs,
@@ -131,8 +130,7 @@ def _export(model: nn.Module, inputs: Inputs, training: bool, strict: bool) -> E
             stack.enter_context(context)
         network = stack.enter_context(unwrapped(model))
         if not strict:
-            for mode in (BatchNormShapeMode(), DataAccessMode()):
-                stack.enter_context(mode)
+            stack.enter_context(ExportMode())
             _hide_from_export(network)
         program = torch.export.export(network, *arguments(model, inputs), strict=strict)
     lost = [name for name, constant in program.constants.items() if isinstance(constant, FakeTensor)]

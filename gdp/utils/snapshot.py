@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import is_dataclass
-from types import SimpleNamespace
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from torch.nn.parameter import is_lazy
 
 from gdp.errors import GDPError
 
-_PLAIN = (int, float, complex, str, bytes, type(None), type, torch.Size, torch.dtype, torch.device)  # hold nothing
+# types that hold nothing, by which most values are passed over quickly
+_PLAIN = {bool, int, float, complex, str, bytes, type(None), type, FunctionType, MethodType}
+_PLAIN |= {torch.Size, torch.dtype, torch.device}
 
 
 class Snapshot:
@@ -44,7 +46,7 @@ class Snapshot:
         seen: dict[int, object] = {}  # which holds them, so that no id is given out twice
         while waiting:
             value = waiting.pop()
-            if isinstance(value, _PLAIN) or id(value) in seen:
+            if type(value) in _PLAIN or id(value) in seen:
                 continue
             seen[id(value)] = value
             if isinstance(value, Tensor) and values:
@@ -84,16 +86,26 @@ class _Container:
         values: what was in it.
     """
 
+    __slots__ = ("_keys", "container", "values")
+
     def __init__(self, container: Any) -> None:
         self.container = container
-        self.values: list[Any] = list(container.values() if isinstance(container, dict) else container)
-        self._keys = list(container) if isinstance(container, dict) else []
+        self.values: Collection[Any] = ()
+        self._keys: Collection[Any] = ()
+        if container:  # most are empty: the dicts of hooks of every module
+            is_dict = isinstance(container, dict)
+            self.values, self._keys = (
+                list(container.values() if is_dict else container),
+                list(container) if is_dict else (),
+            )
 
     def changed(self) -> bool:
         """Return whether other objects are in it, or the same ones under other keys or in another order."""
         now, values = self.container, self.values
         if len(now) != len(values):
             return True
+        if not values:
+            return False
         if isinstance(now, dict):
             if any(a is not b for a, b in zip(now, self._keys, strict=True)):
                 return True
