@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,6 +48,21 @@ def make_held_out(trainer: Any, module: Any, method: PruningMethod) -> HeldOutBa
     return HeldOutBatches(trainer, method.held_out_spec)
 
 
+@contextmanager
+def refusal_first(held_out: HeldOutBatches | None) -> Iterator[None]:
+    """Raise that data can't be split, if that is so, in place of an error that comes of it.
+
+    Args:
+        held_out: of the run; None if its method learns from none.
+    """
+    try:
+        yield
+    except GDPError:
+        if held_out is not None and held_out.refusal is not None:
+            raise held_out.refusal from None
+        raise
+
+
 class HeldOutBatches:
     """Hand a pruner the losses of held-out batches.
 
@@ -56,6 +72,9 @@ class HeldOutBatches:
     Args:
         trainer: a Trainer of either import family, before it has asked for its loaders.
         batches: which, and how often.
+
+    Attributes:
+        refusal: why the training data can't be split, once they were asked for; None if they can.
     """
 
     def __init__(self, trainer: Any, batches: HeldOutSpec) -> None:
@@ -64,6 +83,7 @@ class HeldOutBatches:
         self._patched: Any = None
         self._loader: Any = None  # all of the data; not asked for again, as it may be made of other data then
         self._next = -1  # what the iterator yields next
+        self.refusal: GDPError | None = None
         if self._source == "val":
             self._original = validation_data(trainer).dataloader
         else:
@@ -92,6 +112,8 @@ class HeldOutBatches:
         Raises:
             GDPError: the way out is in its text.
         """
+        if self.refusal is not None:
+            raise self.refusal
         if self._source == "val" and not validation_data(trainer).is_defined():
             raise GDPError(
                 "Annealed gates were to learn on the validation data, and there is none. Give trainer.fit a validation "
@@ -168,9 +190,28 @@ class HeldOutBatches:
         held = max(1, round(float(self._source) * len(order)))
         return order[:held], sorted(order[held:])
 
-    def _training_loader(self) -> DataLoader[Any]:
-        """Return the training loader without what is held out."""
-        loader = self._loader = _check_splittable(self._original())
+    def _training_loader(self) -> Any:
+        """Return the training loader without what is held out; all of it if it can't be split.
+
+        Lightning leaves torch's DataLoader changed where a request for a loader raises, so the refusal waits.
+        """
+        loader = self._original()
+        try:
+            return self._rest(_check_splittable(loader))
+        except GDPError as refusal:
+            self.refusal = refusal
+            return loader
+
+    def _rest(self, loader: Any) -> DataLoader[Any]:
+        """Return a loader of what is not held out of this one.
+
+        Args:
+            loader: of all data.
+
+        Raises:
+            GDPError: nothing is left for the weights.
+        """
+        self._loader = loader
         held, rest = self._parts(loader)
         if len(rest) < (loader.batch_size if loader.drop_last else 1):
             raise GDPError(

@@ -13,7 +13,7 @@ from gdp.errors import GDPError
 from gdp.lightning.averaging import find_averages, track_averages
 from gdp.lightning.compat import forget_loaded_checkpoint, rank_zero_info, rank_zero_warn, trains_in_this_process
 from gdp.lightning.cut_in_training import check_cuts, cut_during_training, is_time_to_cut
-from gdp.lightning.held_out import HeldOutBatches, make_held_out
+from gdp.lightning.held_out import HeldOutBatches, make_held_out, refusal_first
 from gdp.lightning.lifecycle import abandon, build_pruner, finalize, is_in, never_fatal, restart
 from gdp.lightning.module_hooks import extend_once
 from gdp.lightning.network import find_network
@@ -114,7 +114,8 @@ class PruningRun:
         if self._is_known(network):
             rank_zero_warn("gdp: the last run could not cut this network; pruning begins anew, from what it costs now.")
         self.report, self._closed, self._after, self._log = None, None, None, ProgressLog(self.options)
-        self.pruner = build_pruner(trainer, module, name, network, self.options, self._data)
+        with refusal_first(self._held_out):
+            self.pruner = build_pruner(trainer, module, name, network, self.options, self._data)
 
     def _is_small(self, network: nn.Module) -> bool:
         """Return whether this run has pruned the network."""
@@ -199,10 +200,9 @@ class PruningRun:
     def _check_cuts(self, trainer: Any, module: nn.Module, pruner: Pruner) -> None:
         """Check that the network can be cut while it trains, if it is to be."""
         self.track_averages(trainer, module)
-        if self.options.shrink == "end" or self._cuts_wait:
-            return
-        with self._given_up_if_refused():
-            check_cuts(trainer, module, pruner.gates)
+        if self.options.shrink != "end" and not self._cuts_wait:
+            with self._given_up_if_refused():
+                check_cuts(trainer, module, pruner.gates)
 
     @contextmanager
     def _given_up_if_refused(self) -> Iterator[None]:
