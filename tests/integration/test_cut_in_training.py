@@ -109,7 +109,8 @@ def test_an_average_inside_the_lightning_module_is_cut_along():
 @refused(
     "Other callbacks",
     "a teacher, or an average made by hand, while channels are cut in training",
-    "has the same tensors as the network that is pruned. …AveragedModel… GDPCallback(shrink='end').",
+    "has the same tensors as the network that is pruned. …AveragedModel… GDPCallback(shrink='end')…"
+    "gdp.cut_like(average, network).",
 )
 def test_a_second_network_that_nobody_knows_is_refused_before_the_first_step(refusal):
     class WithTeacher(Lit):
