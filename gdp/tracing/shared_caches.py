@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from gdp.utils import is_user_file, output_tensors
+from gdp.utils import is_user_file, tensors_in
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def _is_without_data(value: Any) -> bool:
     Args:
         value: of a cache.
     """
-    return any(isinstance(tensor, FakeTensor) or tensor.is_meta for tensor in output_tensors(value))
+    return any(isinstance(tensor, FakeTensor) or tensor.is_meta for tensor in tensors_in(value))
 
 
 def _namespaces(model: nn.Module) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ from gdp.utils.names import (
     under_plain_names,
     unwrap,
 )
-from gdp.utils.outputs import output_tensors
+from gdp.utils.outputs import output_tensors, tensors_in
 from gdp.utils.snapshot import Snapshot, check_initialized
 from gdp.utils.tracebacks import first_line, is_user_file, source_line
 
@@ -78,6 +78,7 @@ __all__ = [
     "run_forward",
     "source_line",
     "state_dict_for",
+    "tensors_in",
     "under_plain_names",
     "unwrap",
     "unwrapped",

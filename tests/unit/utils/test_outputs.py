@@ -49,6 +49,19 @@ class Boxes(list):
     pass
 
 
+class Slots:
+    """An object without a dict, one of whose attributes is private and another not set."""
+
+    __slots__ = ("__scores", "boxes", "masks")
+
+    def __init__(self, scores, boxes) -> None:
+        self.__scores, self.boxes = scores, boxes
+
+
+class SlotsAndMore(Slots):
+    pass
+
+
 RETURNS = {
     "dataclass": lambda y, z: Detection(y, [z, y]),
     "nested": lambda y, z: Result(Detection(y, [z]), y),
@@ -59,6 +72,9 @@ RETURNS = {
     "object": lambda y, z: Instances(scores=y, boxes=[z]),
     "namespace": lambda y, z: SimpleNamespace(y=y, z=z),
     "own_list": lambda y, z: [Boxes([y]), {"z": Boxes([z])}],
+    "slots": lambda y, z: {"found": Slots(y, [z])},
+    "slots_of_a_base_class": lambda y, z: SlotsAndMore(y, Slots(z, 3)),
+    "set": lambda y, z: (y, {z}),
     "tuple_of_all": lambda y, z: (y, None, "text", 3, Result(Detection(z))),
 }
 
@@ -86,3 +102,16 @@ def test_a_hook_of_the_users_sees_what_forward_returns():
     net = Net(lambda self, x: Detection(self.head(self.a(x))))
     net.register_forward_hook(lambda _, inputs, outputs: seen.append(type(outputs)))
     assert gdp.check(net, X).groups and set(seen) == {Detection} and len(net._forward_hooks) == 1
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [lambda y: (t for t in [y]), lambda y: map(torch.relu, [y]), lambda y: lambda: y, lambda y: None],
+    ids=["generator", "map", "function", "none"],
+)
+@pytest.mark.parametrize("call", [gdp.check, gdp.trace, count_flops])
+def test_a_network_in_whose_outputs_no_tensor_is_found_is_refused(returned, call):
+    """Nothing would be used then, nothing compared, and nothing counted."""
+    net = Net(lambda self, x: returned(self.head(self.a(x))))
+    with pytest.raises(gdp.GDPError, match=f"found none in what it returns, a {type(returned(0)).__name__}"):
+        call(net, X)
