@@ -14,6 +14,12 @@ def same_weights_every_time():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def any_algorithm():
+    """Lets operators run that have no deterministic implementation, whatever a Trainer before has asked for."""
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture
 def refusal(request):
     """Expects the sentence of the test's `refused` mark."""

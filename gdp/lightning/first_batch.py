@@ -131,6 +131,8 @@ class _Reader:
 def _begin_with(source: Any, replay: Callable[[], Iterator[Any]]) -> None:
     """Let the next iteration of a source be another one; it is of its own class again when that begins.
 
+    A source that is told where to go on (`load_state_dict`, as a run is resumed) does so, and not with the other one.
+
     Args:
         source: what is iterated.
         replay: begins the other iteration.
@@ -140,13 +142,24 @@ def _begin_with(source: Any, replay: Callable[[], Iterator[Any]]) -> None:
     """
     cls: Any = type(source)
 
-    def iterate(self: Any) -> Iterator[Any]:
-        first = vars(self).pop(KEPT_KEY, None)
+    def as_before(self: Any) -> Callable[[], Iterator[Any]] | None:
+        kept: Callable[[], Iterator[Any]] | None = vars(self).pop(KEPT_KEY, None)
         if type(self) is refilled:
             object.__setattr__(self, "__class__", cls)
+        return kept
+
+    def iterate(self: Any) -> Iterator[Any]:
+        first = as_before(self)
         yield from iter(self) if first is None else first()
 
-    refilled = type(cls.__name__, (cls,), {"__iter__": iterate, "__module__": cls.__module__})
+    def load_state_dict(self: Any, *args: Any, **kwargs: Any) -> Any:
+        as_before(self)
+        return self.load_state_dict(*args, **kwargs)
+
+    members = {"__iter__": iterate, "__module__": cls.__module__}
+    if hasattr(cls, "load_state_dict"):
+        members["load_state_dict"] = load_state_dict
+    refilled = type(cls.__name__, (cls,), members)
     object.__setattr__(source, "__class__", refilled)
     vars(source)[KEPT_KEY] = replay
 
