@@ -28,7 +28,7 @@ def mean_activations(
 
     Yields:
         Name of the weight of a reader and magnitudes, shape (channels left by `wanted`,), in the order of calls; filled
-        when `forward` runs.
+        when `forward` runs, with those of its last pass.
     """
     found: list[tuple[str, Tensor]] = []
 
@@ -42,6 +42,7 @@ def mean_activations(
         found.append((name, magnitude[[place[row] for row in then]]))
 
     undo = ExitStack()
+    undo.callback(model.register_forward_pre_hook(lambda *_: found.clear()).remove)
     readers = dict.fromkeys(axis.tensor for group in graph.groups for axis in group.reads)
     for name in (name for name in readers if name not in graph.unused_weights):
         layer = get_module(model, name.rpartition(".")[0])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gdp.errors import GDPError
 from gdp.utils.inputs import arguments, as_inputs, clone_inputs
-from gdp.utils.module_state import in_mode, unwrapped
+from gdp.utils.module_state import in_mode, run_forward, unwrapped
 from gdp.utils.outputs import output_tensors
 from gdp.utils.tracebacks import first_line, source_line
 from gdp.utils.untraced import UntracedMode
@@ -91,7 +91,7 @@ def count_and_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tens
         analysis = FlopCountAnalysis(flat, clone_inputs(model, as_inputs(model, example_inputs)))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         try:
-            return int(analysis.total()), flat.outputs
+            flops = int(analysis.total())
         except GDPError:
             raise
         except Exception as error:
@@ -101,6 +101,9 @@ def count_and_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tens
                 f"{f' at {line}' if line else ''}. "
                 "Prune a part of the network that torch.jit.trace can follow: GDPCallback(module=...)."
             ) from error
+    # sizes and other numbers among the outputs are tensors to torch.jit.trace alone
+    has_numbers = any(t.dim() == 0 for t in flat.outputs)
+    return flops, run_forward(model, as_inputs(model, example_inputs)) if has_numbers else flat.outputs
 
 
 def count_flops(model: nn.Module, example_inputs: Any) -> int:

@@ -115,3 +115,25 @@ def test_a_network_in_whose_outputs_no_tensor_is_found_is_refused(returned, call
     net = Net(lambda self, x: returned(self.head(self.a(x))))
     with pytest.raises(gdp.GDPError, match=f"found none in what it returns, a {type(returned(0)).__name__}"):
         call(net, X)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        lambda x, y, z: {"logits": z, "size": x.shape[2:]},
+        lambda x, y, z: (z, y.shape[-1] // 2, y.shape[0] * 0.5),
+        lambda x, y, z: Detection(z, [], y.size(1)),
+        lambda x, y, z: torch.distributions.Normal(z, 1.0, validate_args=False),
+        lambda x, y, z: (z, z.shape, z.argmax()),
+    ],
+    ids=["sizes", "numbers", "channels", "distribution", "beside_a_scalar"],
+)
+def test_sizes_among_the_outputs_are_no_tensors(returned):
+    """torch.jit.trace makes tensors of them; all groups would seem to change the outputs."""
+
+    def body(self, x):
+        y = self.a(x)
+        return returned(x, y, self.head(y))
+
+    graph, report = prune(Net(body))
+    assert [g.name for g in graph.groups] == ["a.0"] and report.flops_after == report.flops_predicted
