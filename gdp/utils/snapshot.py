@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import is_dataclass
@@ -11,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.data import Dataset
 
 from gdp.errors import GDPError
+from gdp.utils.tracebacks import is_user_file
 
 # types that hold nothing, by which most values are passed over quickly
 _PLAIN = {bool, int, float, complex, str, bytes, type(None), type, FunctionType, MethodType}
@@ -22,7 +25,8 @@ _PLAIN |= {torch.Size, torch.dtype, torch.device}
 class Snapshot:
     """Hold what a network is made of while `forward` runs on trial.
 
-    Attributes of every module are followed through dicts, lists, tuples, sets, deques, dataclasses and further modules.
+    Attributes of every module are followed through dicts, lists, tuples, sets, deques, dataclasses, further modules and
+    objects of the user's classes.
     Containers and tensors keep their identity when they are put back. The values of buffers, of tensors in plain
     attributes and of trained parameters are copied. Of a parameter that is not trained only its data as an object is
     remembered: a large network beside the pruned one may not fit into memory twice.
@@ -57,7 +61,7 @@ class Snapshot:
                 waiting += container.values
             elif isinstance(value, tuple):
                 waiting += value
-            elif isinstance(value, Tensor | nn.Module | SimpleNamespace) or is_dataclass(value):
+            elif isinstance(value, Tensor | nn.Module | SimpleNamespace) or _is_helper(type(value)):
                 waiting.append(getattr(value, "__dict__", None))
 
     def changed(self) -> bool:
@@ -73,6 +77,16 @@ class Snapshot:
             module.training = training
         for values in self._tensors:
             values.restore()
+
+
+def _is_helper(kind: type) -> bool:
+    """Return whether objects of a class may keep something for a module: dataclasses, and classes of the user's files.
+
+    Args:
+        kind: any class.
+    """
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return is_dataclass(kind) or (is_user_file(file or "<unknown>") and not issubclass(kind, Dataset))
 
 
 class _Container:

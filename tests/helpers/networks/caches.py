@@ -132,6 +132,30 @@ class Unregistered(Keeps):
         return self.hidden[0].keep(y)
 
 
+class Helper(Keeps):
+    """An object of a plain class, which makes a grid once and counts (anchor and prior generators)."""
+
+    class Grids:
+        def __init__(self) -> None:
+            self.calls, self.found = 0, {}
+
+        def of(self, y):
+            self.calls += 1
+            if self.calls == 1:
+                self.scale = torch.full((1,), 0.5)
+            size = int(y.shape[-1])
+            if size not in self.found:
+                self.found[size] = torch.linspace(0.5, 1.5, size)
+            return self.found[size] * self.scale
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grids = [self.Grids()]
+
+    def keep(self, y):
+        return y * self.grids[0].of(y)
+
+
 class AttentionBias(nn.Module):
     """Attention whose bias is gathered once in eval mode and forgotten in train mode (LeViT)."""
 
@@ -181,4 +205,4 @@ class WeightsWritten(Keeps):
 
 
 KEEPING = [GridAndShape, Flag, TablesBySize, MeanOfItsType, Record, WrittenInPlace, Unregistered, AttentionBias]
-KEEPING += [WeightsWritten]
+KEEPING += [WeightsWritten, Helper]
