@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from types import FunctionType
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from gdp.utils import is_user_file, tensors_in
+
+CACHED: Any = type(lru_cache(len))  # what functools.lru_cache and functools.cache make of a function
 
 
 @contextmanager
@@ -25,7 +28,7 @@ def shared_caches_cleaned(model: nn.Module) -> Iterator[None]:
         model: the network; the files of its classes are looked through, and those of the functions in them.
     """
     spaces = _namespaces(model)
-    caches = [value for space in spaces for value in space.values() if callable(getattr(value, "cache_clear", None))]
+    caches = [value for space in spaces for value in space.values() if type(value) is CACHED]
     dicts = [(value, set(value)) for space in spaces for value in space.values() if type(value) is dict]
     for cache in caches:
         cache.cache_clear()
@@ -62,6 +65,8 @@ def _namespaces(model: nn.Module) -> list[dict[str, Any]]:
         if id(space) in found or not is_user_file(space.get("__file__") or "<unknown>"):
             continue
         found[id(space)] = space
-        functions = (getattr(value, "__wrapped__", value) for value in list(space.values()) if callable(value))
-        waiting += [function.__globals__ for function in functions if isinstance(function, FunctionType)]
+        # asked for their types alone: a stand-in for a package that is not installed raises when it is touched
+        functions = [value for value in list(space.values()) if type(value) in (FunctionType, CACHED)]
+        wrapped = [getattr(function, "__wrapped__", function) for function in functions]
+        waiting += [function.__globals__ for function in wrapped if type(function) is FunctionType]
     return list(found.values())

@@ -12,6 +12,20 @@ X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 GRIDS: dict[int, torch.Tensor] = {}
 
 
+class NotInstalled:
+    """Stands for a package, as some networks' files have them: it raises when anything is asked of it."""
+
+    def __getattr__(self, name):
+        raise ImportError("no such package")
+
+    def __call__(self):
+        raise ImportError("no such package")
+
+
+optional = NotInstalled()
+shortest = functools.lru_cache(len)  # of no Python function
+
+
 @functools.lru_cache
 def remembered(size):
     return torch.arange(float(size))
