@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset
 
 from gdp.errors import GDPError
-from gdp.utils.tracebacks import is_user_file
+from gdp.utils.tracebacks import is_installed, is_user_file
 
 # types that hold nothing, by which most values are passed over quickly
 _PLAIN = {bool, int, float, complex, str, bytes, type(None), type, FunctionType, MethodType}
@@ -47,6 +47,7 @@ class Snapshot:
         waiting: list[Any] = [*model.modules(), *model.parameters(), *model.buffers()]
         self._containers: list[_Container] = []
         self._tensors: list[_Values] = []
+        packages, helpers = {_package(type(m)) for m in model.modules()}, dict[type, bool]()
         seen: dict[int, object] = {}  # which holds them, so that no id is given out twice
         while waiting:
             value = waiting.pop()
@@ -61,8 +62,14 @@ class Snapshot:
                 waiting += container.values
             elif isinstance(value, tuple):
                 waiting += value
-            elif isinstance(value, Tensor | nn.Module | SimpleNamespace) or _is_helper(type(value)):
+            elif isinstance(value, Tensor | nn.Module | SimpleNamespace):
                 waiting.append(getattr(value, "__dict__", None))
+            else:
+                kind = type(value)
+                if kind not in helpers:
+                    helpers[kind] = _is_helper(kind, packages)
+                if helpers[kind]:
+                    waiting.append(getattr(value, "__dict__", None))
 
     def changed(self) -> bool:
         """Return whether anything is no longer what it was."""
@@ -79,14 +86,25 @@ class Snapshot:
             values.restore()
 
 
-def _is_helper(kind: type) -> bool:
-    """Return whether objects of a class may keep something for a module: dataclasses, and classes of the user's files.
+def _package(kind: type) -> str:
+    """Return the top-level package that a class is defined in."""
+    return kind.__module__.partition(".")[0]
+
+
+def _is_helper(kind: type, packages: set[str]) -> bool:
+    """Return whether objects of a class may keep something for a module.
+
+    So do dataclasses, and classes of the user's files or of packages that modules of the network come from. Objects of
+    other packages (loggers) have a life of their own, and data sets may be large.
 
     Args:
         kind: any class.
+        packages: top-level packages of the network's modules.
     """
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return is_dataclass(kind) or (is_user_file(file or "<unknown>") and not issubclass(kind, Dataset))
+    if is_dataclass(kind) or issubclass(kind, Dataset):
+        return is_dataclass(kind)
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None) or "<unknown>"
+    return is_user_file(file) and (_package(kind) in packages or not is_installed(file))
 
 
 class _Container:

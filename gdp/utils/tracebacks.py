@@ -71,5 +71,13 @@ def is_user_file(filename: str) -> bool:
     """
     if filename.startswith((*LIBRARY_FOLDERS, "<")):
         return False
-    installed = any(f"{os.sep}{name}{os.sep}" in filename for name in PACKAGE_FOLDERS)
-    return installed or not filename.startswith(PYTHON_FOLDERS)
+    return is_installed(filename) or not filename.startswith(PYTHON_FOLDERS)
+
+
+def is_installed(filename: str) -> bool:
+    """Return whether a source file belongs to an installed package.
+
+    Args:
+        filename: absolute path.
+    """
+    return any(f"{os.sep}{name}{os.sep}" in filename for name in PACKAGE_FOLDERS)

@@ -7,6 +7,7 @@ from collections import deque
 import pytest
 import torch
 from helpers.networks.caches import KEEPING, Flag, GridAndShape, Keeps, Record
+from rich.console import Console
 from torch import nn
 
 import gdp
@@ -166,3 +167,12 @@ def test_a_deep_copy_and_the_original_share_nothing_afterwards():
     other = copy.deepcopy(net)
     gdp.check(net, X)
     assert other.features == [] and other.features is not net.features
+
+
+def test_objects_of_other_packages_go_their_own_way():
+    net = nn.Linear(2, 2)
+    net.console = Console()
+    snapshot = Snapshot(net)
+    net.console.mark, net.mark = 1, 1
+    snapshot.restore()
+    assert net.console.mark == 1 and not hasattr(net, "mark")
