@@ -15,7 +15,7 @@ X = torch.randn(2, 3, 12, 12)
 
 
 def gated(net: nn.Module, ignore=()):
-    graph = gdp.trace(net, X, ignore)
+    graph = gdp.trace(net, X, ignore, dry_run=False)
     return graph, gdp.insert_gates(net, graph)
 
 
@@ -129,7 +129,7 @@ def test_gates_are_float32_under_any_default_type():
     torch.set_default_dtype(torch.bfloat16)
     try:
         net = Chain()
-        gates = gdp.insert_gates(net, gdp.trace(net, X))
+        gates = gdp.insert_gates(net, gdp.trace(net, X, dry_run=False))
     finally:
         torch.set_default_dtype(torch.float32)
     assert gates.gate_param.dtype == gates.readers[0].gate.dtype == torch.float32
@@ -137,7 +137,7 @@ def test_gates_are_float32_under_any_default_type():
 
 def test_channels_can_be_closed_by_a_mask():
     net = Chain()
-    gates = gdp.insert_gates(net, gdp.trace(net, X))
+    gates = gdp.insert_gates(net, gdp.trace(net, X, dry_run=False))
     mask = torch.zeros(8, dtype=torch.bool)
     mask[[5, 6]] = True
     gates.close("0.0", mask)
@@ -157,7 +157,7 @@ def test_weights_that_others_compute_with_stay_gated():
             return self.c(self.b(x) + torch.nn.functional.conv2d(x, self.b.weight))
 
     net, x = Shares(), torch.randn(2, 3, 5, 5)
-    graph = gdp.trace(net, x)
+    graph = gdp.trace(net, x, dry_run=False)
     assert "c.weight" in graph.private_weights and "b.weight" not in graph.private_weights
     gates = gdp.insert_gates(net, graph)
     gates.close("a", [0, 3])
@@ -172,7 +172,7 @@ def test_what_a_layer_shows_is_a_matter_of_its_own_network():
     pairs = []
     for _ in range(2):
         net = Chain()
-        gates = gdp.insert_gates(net, gdp.trace(net, X))
+        gates = gdp.insert_gates(net, gdp.trace(net, X, dry_run=False))
         gates.close("0.0", [0, 3])
         pairs.append((net[1][0], gates))
     (shown, its_gates), (other, _) = pairs

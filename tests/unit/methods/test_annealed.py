@@ -42,7 +42,7 @@ def traced(target=0.5, **options):
     """A network with a shortcut, an input, and a pruner whose gates stand anywhere, in the middle of the window."""
     net = randomize(Residual()).eval()
     x = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    pruner = gdp.Pruner(net, gdp.trace(net, x), target, 100, Annealed(**options))
+    pruner = gdp.Pruner(net, gdp.trace(net, x, dry_run=False), target, 100, Annealed(**options))
     pruner.steps = 30
     gate_param = 0.2 + 0.6 * torch.rand(len(pruner.gates.gate_param), generator=torch.Generator().manual_seed(1))
     pruner.gates.set(gate_param, temperature=0.5)
@@ -115,7 +115,7 @@ def test_where_batch_norm_follows_the_loss_moves_no_group_as_a_whole():
     """Why pressure is given back: the gradients by log g of a group sum up to zero."""
     torch.manual_seed(0)
     net, x = resnet18(num_classes=10).train(), torch.randn(8, 3, 64, 64)
-    graph = gdp.trace(net, x)
+    graph = gdp.trace(net, x, dry_run=False)
     gates = gdp.insert_gates(net, graph)
     gradient = gate_gradients(gates, F.cross_entropy(net(x), torch.arange(8)))
     off = {}
@@ -165,7 +165,7 @@ def test_options_that_make_no_sense_are_refused_at_once(options):
 
 def test_a_loss_without_a_gradient_is_refused():
     net = Lit().net
-    pruner = gdp.Pruner(net, gdp.trace(net, torch.zeros(2, 3, 12, 12)), 0.5, 20, QUICK)
+    pruner = gdp.Pruner(net, gdp.trace(net, torch.zeros(2, 3, 12, 12), dry_run=False), 0.5, 20, QUICK)
     with pytest.raises(gdp.GDPError, match="no gradient in any gated weight"):
         pruner.update_held_out(torch.zeros(()))
 
@@ -174,7 +174,7 @@ def test_indicators_that_have_learned_nothing_leave_it_to_the_gradient():
     """Without any lesson all indicators are alike; then what matters least to the loss goes, not the first channels."""
     torch.manual_seed(0)
     net, (x, y) = Lit().net, next(iter(loader()))
-    pruner = gdp.Pruner(net, gdp.trace(net, x), 0.5, 20, QUICK)
+    pruner = gdp.Pruner(net, gdp.trace(net, x, dry_run=False), 0.5, 20, QUICK)
     for _ in range(4):
         torch.nn.functional.cross_entropy(net(x), y).backward()
         pruner.watch()

@@ -26,7 +26,7 @@ def test_importance_is_the_squared_gradient_of_the_gate_tied_weights_included():
     """Against finite differences of the loss in every gate."""
     torch.manual_seed(0)
     net = randomize(Tied()).double().eval()
-    graph = gdp.trace(net, X)
+    graph = gdp.trace(net, X, dry_run=False)
     pruner = gdp.Pruner(net, graph, 0.5, 100, gdp.Polar(memory=0.0, gradient_interval=1))
     gates = pruner.gates
     gates.gate_param.fill_(0.4)
@@ -55,7 +55,7 @@ def test_importance_is_the_squared_gradient_of_the_gate_tied_weights_included():
 def test_a_window_in_a_plain_loop_ends_at_the_target():
     torch.manual_seed(0)
     net = randomize(Residual())
-    pruner = gdp.Pruner(net, gdp.trace(net, X), 0.5, total_steps=60)
+    pruner = gdp.Pruner(net, gdp.trace(net, X, dry_run=False), 0.5, total_steps=60)
     optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
     start, fixed, end, *_ = pruner.window
     assert (start, fixed, end) == (6, 29, 36)
@@ -71,7 +71,7 @@ def test_a_window_in_a_plain_loop_ends_at_the_target():
 
 def test_gradients_that_are_not_finite_or_missing_change_nothing():
     net = randomize(Residual())
-    pruner = gdp.Pruner(net, gdp.trace(net, X), 0.5, 60, gdp.Polar(gradient_interval=1))
+    pruner = gdp.Pruner(net, gdp.trace(net, X, dry_run=False), 0.5, 60, gdp.Polar(gradient_interval=1))
     pruner.watch()
     assert pruner.method_state["importance"].max() == 0.0
     net(X).sum().backward()
@@ -85,7 +85,7 @@ def test_gradients_that_are_not_finite_or_missing_change_nothing():
 def test_a_loaded_pruner_goes_on_where_it_was():
     torch.manual_seed(0)
     net = randomize(Residual())
-    graph = gdp.trace(net, X)
+    graph = gdp.trace(net, X, dry_run=False)
     other = copy.deepcopy(net)
     first = gdp.Pruner(net, graph, 0.5, 60)
     optimizer = torch.optim.SGD(net.parameters(), 0.01)
@@ -102,7 +102,7 @@ def test_a_loaded_pruner_goes_on_where_it_was():
 
 def test_state_of_another_network_is_refused():
     net = Residual()
-    pruner = gdp.Pruner(net, gdp.trace(net, X), 0.5, 60)
+    pruner = gdp.Pruner(net, gdp.trace(net, X, dry_run=False), 0.5, 60)
     state = pruner.state_dict()
     state["gates"]["gate_param"] = state["gates"]["gate_param"][:-1]
     with pytest.raises(gdp.GDPError, match="checkpoint has 23 gates, but this network has 24"):
@@ -114,7 +114,7 @@ def test_no_group_loses_more_than_nine_tenths_unless_the_target_asks_for_it(targ
     """One group has next to no importance, so by importance alone all but one of its channels would go."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 40, 3), nn.ReLU(), nn.Conv2d(40, 5, 3))
-    pruner = gdp.Pruner(net, gdp.trace(net, X), target, total_steps=60)
+    pruner = gdp.Pruner(net, gdp.trace(net, X, dry_run=False), target, total_steps=60)
     train(net, pruner, torch.optim.SGD(net.parameters(), 0.0), pruner.window.start - 1)
     poor = pruner.gates.spans["2"]
     pruner.method_state["importance"][poor] *= 1e-9
@@ -126,7 +126,7 @@ def test_no_group_loses_more_than_nine_tenths_unless_the_target_asks_for_it(targ
 
 def test_the_guard_knows_multiples_and_blocks():
     net = randomize(Residual())
-    graph = gdp.trace(net, X, blocks=True)
+    graph = gdp.trace(net, X, blocks=True, dry_run=False)
     widths = gdp.selection.WidthConstraints.of(graph, round_to=4)
     counts = dict(zip((g.name for g in graph.groups), widths.with_min_fraction(0.6).tolist(), strict=True))
     inside = {name for block in graph.blocks for name in block.groups}
@@ -138,7 +138,7 @@ def test_the_guard_knows_multiples_and_blocks():
 
 def test_a_state_from_before_a_cut_is_refused():
     net = small_net()
-    pruner = gdp.Pruner(net, gdp.trace(net, torch.randn(1, 3, 12, 12)), 0.5, 20)
+    pruner = gdp.Pruner(net, gdp.trace(net, torch.randn(1, 3, 12, 12), dry_run=False), 0.5, 20)
     state = pruner.state_dict()
     pruner.gates.close("0.0", [1, 2])
     pruner.shrink()
@@ -151,7 +151,7 @@ def test_the_history_of_a_long_window_ends_as_the_report_does():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
     x = torch.randn(4, 6)
-    pruner = gdp.Pruner(net, gdp.trace(net, x), 0.5, 1250, gdp.Polar(closing=19))  # looks at every step
+    pruner = gdp.Pruner(net, gdp.trace(net, x, dry_run=False), 0.5, 1250, gdp.Polar(closing=19))  # looks at every step
     for _ in range(800):
         net.zero_grad()
         net(x).square().mean().backward()
@@ -168,7 +168,7 @@ def finished(make, reasons, target, blocks=False, steps=60, **kw):
     """A network after a whole run in which some groups are held open, its pruner and its report."""
     torch.manual_seed(0)
     net = randomize(make())
-    pruner = gdp.Pruner(net, gdp.trace(net, X, blocks=blocks), target, steps, **kw)
+    pruner = gdp.Pruner(net, gdp.trace(net, X, blocks=blocks, dry_run=False), target, steps, **kw)
     pruner.hold_open(reasons)
     optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
     train(net, pruner, optimizer, steps)
@@ -187,7 +187,7 @@ def test_groups_that_are_held_open_keep_all_channels_and_the_others_meet_the_tar
 
 def test_a_target_that_is_out_of_reach_with_what_is_held_open_is_refused_and_nothing_changes():
     net = Residual()
-    pruner = gdp.Pruner(net, gdp.trace(net, X), 0.3, 60)
+    pruner = gdp.Pruner(net, gdp.trace(net, X, dry_run=False), 0.3, 60)
     before = pruner.graph, pruner.constraints, pruner.cost
     reasons = {group.name: "something else reads it" for group in pruner.graph.groups}
     with pytest.raises(gdp.GDPError, match=r"out of reach(.|\n)*a\.0 \(6 channels\): something else reads it"):
@@ -198,7 +198,7 @@ def test_a_target_that_is_out_of_reach_with_what_is_held_open_is_refused_and_not
 def test_a_budget_in_time_knows_what_is_held_open():
     torch.manual_seed(0)
     net = randomize(Residual())
-    graph = gdp.trace(net, X)
+    graph = gdp.trace(net, X, dry_run=False)
     pruner = gdp.Pruner(net, graph, 0.7, 60, cost=gdp.selection.latency_model(net, graph))
     coef = pruner.cost.coef
     pruner.hold_open({"a.0": "something else reads it"})
@@ -210,7 +210,7 @@ def test_a_budget_in_time_knows_what_is_held_open():
 def test_what_is_held_open_is_so_in_a_resumed_run():
     torch.manual_seed(0)
     net = randomize(Residual())
-    graph = gdp.trace(net, X)
+    graph = gdp.trace(net, X, dry_run=False)
     other = copy.deepcopy(net)
     first = gdp.Pruner(net, graph, 0.6, 60)
     first.hold_open({"a.0": "something else reads it"})

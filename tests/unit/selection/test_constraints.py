@@ -12,7 +12,7 @@ import gdp
 from gdp.selection import Ranking, WidthConstraints, lowest_flops, select_channels
 
 X = torch.randn(1, 3, 12, 12)
-GRAPHS = [gdp.trace(net(), X) for net in (Chain, Residual, Grouped)]
+GRAPHS = [gdp.trace(net(), X, dry_run=False) for net in (Chain, Residual, Grouped)]
 
 
 @settings(max_examples=100, deadline=None)
@@ -63,7 +63,7 @@ def test_blocks_go_whole_or_not_at_all_and_the_target_is_met(depths, width, leas
         return Branch(nn.Conv2d(4, width, 1), *inner, nn.Conv2d(width, 4, 1))
 
     net = nn.Sequential(nn.Conv2d(3, 4, 1), *map(branch, depths), nn.Conv2d(4, 2, 1))
-    graph = gdp.trace(net, torch.randn(1, 3, 2, 2), blocks=True)
+    graph = gdp.trace(net, torch.randn(1, 3, 2, 2), blocks=True, dry_run=False)
     assert len(graph.blocks) == len(depths)
     widths, flops = WidthConstraints.of(graph, least), graph.flops
     group_of = torch.arange(len(flops.sizes)).repeat_interleave(flops.sizes)
@@ -84,12 +84,12 @@ def test_blocks_go_whole_or_not_at_all_and_the_target_is_met(depths, width, leas
 
 def test_channels_of_whole_norm_groups_count_as_many():
     net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.GroupNorm(8, 32), nn.ReLU(), nn.Conv2d(32, 16, 3), nn.Conv2d(16, 4, 1))
-    graph = gdp.trace(net, X)
+    graph = gdp.trace(net, X, dry_run=False)
     assert WidthConstraints.of(graph, round_to=8).divisor.tolist() == [2, 8]  # a norm group has four channels
 
 
 def test_a_real_network_meets_its_target_in_multiples_of_eight():
-    graph = gdp.trace(resnet18(weights=None), torch.randn(1, 3, 64, 64))
+    graph = gdp.trace(resnet18(weights=None), torch.randn(1, 3, 64, 64), dry_run=False)
     widths, flops = WidthConstraints.of(graph, round_to=8), graph.flops
     group_of = torch.arange(len(flops.sizes)).repeat_interleave(flops.sizes)
     importance, is_open = torch.rand(len(group_of)), torch.ones(len(group_of), dtype=torch.bool)
