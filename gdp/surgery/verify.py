@@ -11,7 +11,7 @@ from gdp.errors import GDPError
 from gdp.graph import ChannelGraph
 from gdp.surgery.entries import Undo
 from gdp.surgery.verdict import Compared, judge
-from gdp.utils import Difference, Inputs, first_line, randomize_inputs, run_forward, source_line
+from gdp.utils import Difference, Inputs, described, randomize_inputs, run_forward
 
 Change = Callable[[Iterable[Optimizer]], Undo]  # changes the network and the state of optimizers, returns the undoing
 
@@ -67,8 +67,7 @@ def _outputs(model: nn.Module, inputs: Inputs, failing: str, hint: str) -> list[
     try:
         return run_forward(model, inputs) + run_forward(model, randomize_inputs(inputs))
     except Exception as error:  # forward may raise anything
-        line = source_line(error)
         raise GDPError(
-            f"{type(model).__name__}.forward {failing} ({type(error).__name__}: {first_line(error)}"
-            f"{f' at {line}' if line else ''}){'; ' + hint if hint else '.'} Nothing was changed."
+            f"{type(model).__name__}.forward {failing} ({described(error)}){'; ' + hint if hint else '.'} Nothing was "
+            "changed."
         ) from error

@@ -24,11 +24,10 @@ from gdp.utils import (
     Inputs,
     Snapshot,
     arguments,
-    first_line,
+    described,
     in_mode,
     output_tensors,
     run_forward,
-    source_line,
     unwrapped,
 )
 
@@ -101,10 +100,9 @@ def exported(model: nn.Module, inputs: Inputs, training: bool = False) -> Export
         _check_runs(model, inputs, training)
         with suppress(Exception):
             return _export(model, inputs, training, strict=True)
-        line = source_line(error)
         raise GDPError(
             f"torch.export can't follow {type(model).__name__}.forward on inputs of shape {_shapes(inputs)}: "
-            f"{type(error).__name__}: {first_line(error)}{f' at {line}' if line else ''}. Prune a part of the "
+            f"{described(error)}. Prune a part of the "
             f"network that has no data-dependent control flow instead, by its name: GDPCallback(module=...) or "
             f"gdp.trace(model.part, ...)."
         ) from error
@@ -174,10 +172,9 @@ def _check_runs(model: nn.Module, inputs: Inputs, training: bool) -> None:
     try:
         run_forward(model, inputs, training)
     except Exception as error:  # forward may raise anything
-        line = source_line(error)
         raise GDPError(
             f"{type(model).__name__}.forward itself fails on the example input of shapes {_shapes(inputs)}: "
-            f"{type(error).__name__}: {first_line(error)}{f' at {line}' if line else ''}. Give an input that it takes."
+            f"{described(error)}. Give an input that it takes."
         ) from error
 
 

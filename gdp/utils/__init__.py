@@ -33,7 +33,7 @@ from gdp.utils.names import (
 )
 from gdp.utils.outputs import output_tensors, tensors_in
 from gdp.utils.snapshot import Snapshot, check_initialized
-from gdp.utils.tracebacks import first_line, is_user_file, source_line
+from gdp.utils.tracebacks import described, first_line, is_user_file, source_line
 
 __all__ = [
     "CONV",
@@ -55,6 +55,7 @@ __all__ = [
     "count_and_run",
     "count_flops",
     "count_parameters",
+    "described",
     "double_batch",
     "finite_weights",
     "first_line",

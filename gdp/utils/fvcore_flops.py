@@ -15,7 +15,7 @@ from gdp.errors import GDPError
 from gdp.utils.inputs import arguments, as_inputs, clone_inputs
 from gdp.utils.module_state import in_mode, run_forward, unwrapped
 from gdp.utils.outputs import output_tensors
-from gdp.utils.tracebacks import first_line, source_line
+from gdp.utils.tracebacks import described
 from gdp.utils.untraced import UntracedMode
 
 
@@ -95,10 +95,8 @@ def count_and_run(model: nn.Module, example_inputs: Any) -> tuple[int, list[Tens
         except GDPError:
             raise
         except Exception as error:
-            line = source_line(error)
             raise GDPError(
-                f"fvcore can't count the FLOPs of {type(model).__name__}: {type(error).__name__}: {first_line(error)}"
-                f"{f' at {line}' if line else ''}. "
+                f"fvcore can't count the FLOPs of {type(model).__name__}: {described(error)}. "
                 "Prune a part of the network that torch.jit.trace can follow: GDPCallback(module=...)."
             ) from error
     # sizes and other numbers among the outputs are tensors to torch.jit.trace alone

@@ -63,6 +63,16 @@ def source_line(error: BaseException) -> str:
     return ""
 
 
+def described(error: BaseException) -> str:
+    """Return an exception in one line: its type, what it says, and the line of the user's source that led to it.
+
+    Args:
+        error: as it was caught.
+    """
+    line = source_line(error)
+    return f"{type(error).__name__}: {first_line(error)}{f' at {line}' if line else ''}"
+
+
 def is_user_file(filename: str) -> bool:
     """Return whether a source file belongs to neither Python, torch, Lightning nor gdp, nor to what these run with.
 
