@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gdp.errors import GDPError
-from gdp.lightning.averaging import find_averages, track_averages
+from gdp.lightning.averaging import track_averages
 from gdp.lightning.compat import forget_loaded_checkpoint, rank_zero_info, rank_zero_warn, trains_in_this_process
 from gdp.lightning.cut_in_training import check_cuts, cut_during_training, is_time_to_cut
 from gdp.lightning.held_out import HeldOutBatches, make_held_out, refusal_first
@@ -19,14 +19,14 @@ from gdp.lightning.module_hooks import extend_once
 from gdp.lightning.network import find_network
 from gdp.lightning.options import PruningOptions
 from gdp.lightning.progress_log import ProgressLog
-from gdp.lightning.restore import prepare_for_evaluation, restore_run
+from gdp.lightning.run_record import RunRecord
 from gdp.lightning.step_counter import StepCounter
 from gdp.lightning.thawed import ThawedLayers
 from gdp.lightning.training_trial import TrainingTrial
 from gdp.lightning.unsupported import check_no_lbfgs, check_setup
 from gdp.pruning import Pruner
-from gdp.report import Report, report_of
-from gdp.saving import CheckpointState, gated_state, pruned_state
+from gdp.report import Report
+from gdp.saving import CheckpointState
 from gdp.utils import check_intact
 
 
@@ -40,25 +40,26 @@ class PruningRun:
         key: under which the callback's state lies in checkpoints.
 
     Attributes:
-        report: the record of the removal, once `fit` has returned.
         pruner: of the network, while it has gates.
     """
 
     def __init__(self, options: PruningOptions, key: str) -> None:
         self.options = options
-        self.key = key
-        self.report: Report | None = None
         self.pruner: Pruner | None = None
         self._counter = StepCounter()
+        self._record = RunRecord(options, key, self._counter)
         self._held_out: HeldOutBatches | None = None
         self._trial = TrainingTrial()
         self._log = ProgressLog(options)
         self._cuts_wait = False  # for the end of training, since cuts in training are not possible
-        self._closed: Tensor | None = None  # channels that were cut in all
-        self._after: CheckpointState | None = None  # what checkpoints say after the cut
         self._extended_hooks = ExitStack()  # hooks of the module; closing it restores them
         self._thawed = ThawedLayers()
         self._data = ExitStack()  # the same for the source of the training batches
+
+    @property
+    def report(self) -> Report | None:
+        """The record of the removal, once `fit` has returned."""
+        return self._record.report
 
     # Gates go in when the module is complete, after its own `setup` and `configure_model`, and before a checkpoint is
     # restored and the strategy wraps it; what was cut by then goes before the weights are loaded. Lightning calls no
@@ -86,7 +87,8 @@ class PruningRun:
                 self._insert(trainer, module)
 
         def on_load_checkpoint(original: Callable[[dict[str, Any]], None], checkpoint: dict[str, Any]) -> None:
-            (self._restore if stage == "fit" else self._load)(trainer, module, checkpoint)
+            load = self._restore if stage == "fit" else self._record.prepare_for_evaluation
+            load(trainer, module, checkpoint)
             original(checkpoint)
 
         self._extended_hooks.callback(extend_once(module, on_load_checkpoint))
@@ -96,7 +98,7 @@ class PruningRun:
                 abandon(self.pruner)
                 self.pruner = None
             self._give_up()  # what an interrupted fit left
-            small = self.report is not None and any(self._is_small(m) for m in module.modules())
+            small = any(self._record.is_small(m) for m in module.modules())
             self._held_out = None if small else make_held_out(trainer, module, self.options.pruning_method)
             self._trial = TrainingTrial()
             self._cuts_wait = not trains_in_this_process(trainer)
@@ -105,25 +107,18 @@ class PruningRun:
     def _insert(self, trainer: Any, module: nn.Module) -> None:
         """Put gates into the network, unless it is small already or has some from an interrupted run."""
         name, network = find_network(module, self.options.module)
-        if self._is_small(network):
+        if self._record.is_small(network):
             rank_zero_info("gdp: this network is pruned already; it is trained on as it is.")
             return
         if self.pruner is not None and self.pruner.gates.model is network:
             restart(self.pruner)
             return
-        if self._is_known(network):
+        if self._record.is_known(network):
             rank_zero_warn("gdp: the last run could not cut this network; pruning begins anew, from what it costs now.")
-        self.report, self._closed, self._after, self._log = None, None, None, ProgressLog(self.options)
+        self._record.clear()
+        self._log = ProgressLog(self.options)
         with refusal_first(self._held_out):
             self.pruner = build_pruner(trainer, module, name, network, self.options, self._data)
-
-    def _is_small(self, network: nn.Module) -> bool:
-        """Return whether this run has pruned the network."""
-        return self._is_known(network) and self.report is not None and self.report.failure is None
-
-    def _is_known(self, network: nn.Module) -> bool:
-        """Return whether the report of this run is about the network."""
-        return self.report is not None and report_of(network) is self.report
 
     def start_fit(self, trainer: Any, module: nn.Module) -> None:
         """Let loaded gates act; network, optimizers and averages are there now.
@@ -219,48 +214,24 @@ class PruningRun:
             return
         with never_fatal("averages that were made since the last epoch are not pruned along"):
             self.track_averages(trainer, module)
-        self.report = finalize(trainer, module, self.pruner)
-        gates = self.pruner.gates
+        report, gates = finalize(trainer, module, self.pruner), self.pruner.gates
         self.pruner = self.pruner if gates.inserted else None
-        if self.report is not None:
-            self._closed = gates.removed if self.report.failure else (gates.gate_param == 0).cpu()
+        if report is not None:
             with never_fatal("checkpoints that are saved from here on do not say what was cut"):
-                name = find_network(module, self.options.module)[0]
-                self._after = pruned_state(module, name, gates, self.report)
+                self._record.set_removal(module, gates, report)
 
     def saved_state(self, module: nn.Module) -> CheckpointState | None:
         """Return what a checkpoint has to say now; None if there is nothing."""
-        if self.pruner is None and self._after is None:
-            return None
-        name, network = find_network(module, self.options.module)
-        if self.pruner is not None:
-            states = self.pruner.state_dict(), self._counter.state_dict()
-            return gated_state(module, name, self.pruner.gates, *states)
-        return self._after if self._is_known(network) else None
+        return self._record.state(module, self.pruner)
 
     def _restore(self, trainer: Any, module: nn.Module, checkpoint: dict[str, Any]) -> None:
         """Take over the run of a checkpoint whose weights Lightning is about to load."""
         if trainer.ckpt_path is not None:
             check_intact(trainer.ckpt_path)
         self.track_averages(trainer, module)
-        network, saved = find_network(module, self.options.module)[1], self._saved_in(checkpoint)
-        report = restore_run(checkpoint, saved, module, network, self.pruner)
-        if report is not None:
-            self.report, self.pruner, self._closed, self._after = report, None, None, saved
+        if self._record.restore(module, checkpoint, self.pruner):
+            self.pruner = None
             self._close_held_out()
-        elif saved is not None and saved.counter is not None:
-            self._counter.load_state_dict(saved.counter)
-
-    def _load(self, trainer: Any, module: nn.Module, checkpoint: dict[str, Any]) -> None:
-        """Make network and checkpoint fit each other for an evaluation."""
-        name, network = find_network(module, self.options.module)
-        closed = self._closed if self._is_known(network) else None
-        copies, saved = find_averages(module, name, network, trainer.callbacks), self._saved_in(checkpoint)
-        prepare_for_evaluation(checkpoint, saved, module, network, copies, closed, str(trainer.ckpt_path))
-
-    def _saved_in(self, checkpoint: dict[str, Any]) -> CheckpointState | None:
-        """Return what a callback of this kind has left in a checkpoint."""
-        return CheckpointState.from_dict(checkpoint.get("callbacks", {}).get(self.key))
 
     def track_averages(self, trainer: Any, module: nn.Module) -> None:
         """Gate averages of the network that have been made since, at any time; warn of layers thawed since."""
