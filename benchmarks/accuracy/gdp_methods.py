@@ -10,24 +10,21 @@ from typing import Any
 from torch import Tensor
 
 import gdp
-from gdp.gates import sum_by_channel
+from gdp.methods import by_channel
 
 
 class Magnitude(gdp.Polar):
     """Keep what has the largest weights: the squared norm of all weights that read a channel."""
 
     def importance(self, state: dict[str, Tensor], context: Any) -> Tensor:
-        readers = context.gates.readers
-        norms = [r.weight.detach().square().transpose(0, r.dim).flatten(1).sum(1) for r in readers]
-        return sum_by_channel(context.gates, norms)
+        return by_channel(context, "reads").detach()
 
 
 class RootOfCost(gdp.Polar):
     """Rank by importance per square root of FLOPs, instead of importance per FLOP."""
 
     def importance(self, state: dict[str, Tensor], context: Any) -> Tensor:
-        cost = context.cost.marginal(context.gates.open_counts)[context.gates.group_of]
-        return state["importance"].cpu().double() * cost.clamp_min(1).sqrt()
+        return state["importance"].cpu().double() * context.marginal.clamp_min(1).sqrt()
 
 
 class RootOfImportance(gdp.Polar):
@@ -40,7 +37,7 @@ class RootOfImportance(gdp.Polar):
 class FirstOrder(gdp.Polar):
     """Rank by the square of the mean gate gradient: the mean square without the noise of the batches."""
 
-    def update(self, state: dict[str, Tensor], gradient: Tensor) -> dict[str, Tensor]:
+    def update(self, state: dict[str, Tensor], gradient: Tensor, context: Any) -> dict[str, Tensor]:
         return {"importance": self.memory * state["importance"] + (1 - self.memory) * gradient}
 
     def importance(self, state: dict[str, Tensor], context: Any) -> Tensor:

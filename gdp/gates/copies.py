@@ -102,6 +102,46 @@ def _version(weight: Tensor) -> int:
     return 0 if weight.is_inference() else weight._version
 
 
+class TrackedCopies:
+    """Copies of the network, or of parts of it, that are gated as it is and cut along: averages of its weights.
+
+    Attributes:
+        copies: plain name of the submodule of the network that each is a copy of ("" is the network itself), and the
+            copy.
+    """
+
+    def __init__(self) -> None:
+        self.copies: list[tuple[str, nn.Module]] = []
+        self._modules: list[tuple[int, nn.Module]] = []  # place of a reader, and its module in a copy
+
+    def add(self, part: str, copy: nn.Module, twins: Iterable[tuple[int, GatedWeight]]) -> None:
+        """Take a copy in.
+
+        Args:
+            part: plain name of the submodule that it is a copy of.
+            copy: of the submodule.
+            twins: gated weights in the copy, each with the place of its original among the readers.
+        """
+        self.copies.append((part, copy))
+        self._modules += [(place, twin.module) for place, twin in twins]
+
+    def readers(self, readers: Sequence[GatedWeight]) -> list[GatedWeight]:
+        """Return the gated weights of the copies.
+
+        Args:
+            readers: of the network.
+        """
+        return [replace(readers[place], module=module) for place, module in self._modules]
+
+    def update(self, readers: Sequence[GatedWeight]) -> None:
+        """Give the copies the gates that the network has now.
+
+        Args:
+            readers: of the network.
+        """
+        follow((readers[place], replace(readers[place], module=module)) for place, module in self._modules)
+
+
 class DeepCopies:
     """The deep copies of the gated layers of a network. They are not kept alive."""
 

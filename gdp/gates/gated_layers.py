@@ -37,10 +37,13 @@ class WeightView:
     Attributes:
         shows_parameter: it is the Parameter, not the product of weight and gate. So it is while the hooks of a run have
             their turn and nobody computes: a hook that asks for a weight means to log its norm, or to clip it.
+        straight_through: closed gates let gradients through to the weights, as if they were open. Recurrent layers,
+            whose input is gated, do not.
     """
 
     def __init__(self) -> None:
         self.shows_parameter = False
+        self.straight_through = False
 
 
 @contextmanager
@@ -72,6 +75,25 @@ def gated_weight(weight: Tensor, gate: Tensor) -> Tensor:
     if weight.numel() >= RECOMPUTE_NUMEL and weight.dim() > 2 and len(gate) == 1 and weight.is_contiguous():
         factor = factor.expand(1, *weight.shape[1:]).contiguous()  # one long row is multiplied several times as fast
     return weight * factor
+
+
+def _product(layer: nn.Module, weight: Tensor, gate: Tensor) -> Tensor:
+    """Return what a layer of a network computes with, whose closed gates may let gradients through.
+
+    Args:
+        layer: that holds weight and gate.
+        weight: of any shape.
+        gate: float32, of size 1 along all dimensions of the weight but one.
+    """
+    found = gated_weight(weight, gate)
+    if _is_straight_through(layer):
+        return found + (weight - weight.detach()) * (gate == 0).to(weight.dtype)
+    return found
+
+
+def _is_straight_through(layer: nn.Module) -> bool:
+    view = layer.__dict__.get(VIEW_KEY)
+    return view is not None and view.straight_through
 
 
 def gate_layer(layer: nn.Module, tensor: str, private: bool, view: WeightView) -> None:
@@ -124,7 +146,7 @@ def _gated_class(cls: Any, tensors: GatedTensors) -> Any:
             ((weight, gate),) = gated.values()
             args = (args[0] * gate.to(weight.dtype).view(gate.shape[1:]), *args[1:])
         else:
-            used = {name: gated_weight(*factors) for name, factors in gated.items()}
+            used = {name: _product(self, *factors) for name, factors in gated.items()}
             hooks = _recomputed(gated, used)
 
         outer = self.__dict__.get(PRODUCTS_KEY)  # a forward may call itself
@@ -164,7 +186,7 @@ def _gated_property(tensor: str, private: bool) -> property:
             return found
         view = None if _is_traced() or not private else self.__dict__.get(VIEW_KEY)
         factors = None if view is not None and view.shows_parameter else _factors(self, tensor)
-        return self._parameters[tensor] if factors is None else gated_weight(*factors)
+        return self._parameters[tensor] if factors is None else _product(self, *factors)
 
     return property(gated)
 
@@ -192,7 +214,7 @@ def _input_is_smaller(layer: Any, cls: Any, gated: Mapping[str, tuple[Tensor, Te
     weight, gate = next(iter(gated.values()))
     if weight.numel() < RECOMPUTE_NUMEL or list(gated) != ["weight"] or not args or not isinstance(args[0], Tensor):
         return False
-    if args[0].numel() * INPUT_GATING_RATIO > weight.numel():
+    if args[0].numel() * INPUT_GATING_RATIO > weight.numel() or _is_straight_through(layer):
         return False
     conv = cls.forward in (nn.Conv1d.forward, nn.Conv2d.forward) and layer.groups == 1 and args[0].dim() == weight.dim()
     own = conv and cls._conv_forward not in (nn.Conv1d._conv_forward, nn.Conv2d._conv_forward)

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from gdp.errors import GDPError
-from gdp.gates.copies import DeepCopies, Mark, follow
+from gdp.gates.channel_tensors import ChannelTensor, Role, find_channel_tensors
+from gdp.gates.copies import DeepCopies, Mark, TrackedCopies, follow
 from gdp.gates.functions import GateFunction, polar_gate
 from gdp.gates.gated_layers import MARK_KEY, WeightView
-from gdp.gates.group import Gate, channel_index
+from gdp.gates.group import Gate, with_closed
 from gdp.gates.readers import GatedWeight, find_gated_weights, readers_in_copy
 from gdp.graph import ChannelGraph
 from gdp.report import History
@@ -38,7 +39,6 @@ class Gates:
         removed: channels that were cut out of the network already, shape (channels of all groups,); all are closed.
         difference: the largest that these cuts made to the outputs, by rounding.
         history: what the gates were like on the way, if a pruner moved them.
-        copies: copies of the network, or of its submodule of that name, which are gated and cut along.
         value_function: makes a gate's value of its x and the temperature.
         deep_copies: other copies of gated layers, which nobody has told the gates of.
         view: what `layer.weight` is in the gated layers while the hooks of a run have their turn.
@@ -61,11 +61,11 @@ class Gates:
         self.removed = torch.zeros(len(self.gate_param), dtype=torch.bool)
         self.difference = Difference(0.0, 0.0)
         self.history = History()
-        self.copies: list[tuple[str, nn.Module]] = []
         self.view = WeightView()
-        self._readers_in_copies: list[tuple[int, nn.Module]] = []  # place of a reader, and its module in a copy
+        self._tracked = TrackedCopies()
         self.deep_copies = DeepCopies()
         self._acting = False
+        self._tensors: tuple[tuple[Tensor, torch.device], dict[Role, tuple[ChannelTensor, ...]]] | None = None
         self._register()
 
     def _register(self) -> None:
@@ -120,14 +120,31 @@ class Gates:
         return all(reader.is_registered for reader in self.readers)
 
     @property
+    def copies(self) -> list[tuple[str, nn.Module]]:
+        """Copies of the network, or of its submodule of that name, which are gated and cut along."""
+        return self._tracked.copies
+
+    @property
     def readers_and_copies(self) -> list[GatedWeight]:
-        """The gated weights of the network, and those of all copies."""
-        return self.readers + [replace(self.readers[i], module=module) for i, module in self._readers_in_copies]
+        """The gated weights of the network, and those of all copies that are cut along."""
+        return self.readers + self._tracked.readers(self.readers)
 
     @property
     def readers_everywhere(self) -> list[GatedWeight]:
         """The same, and those of copies that nobody has told the gates of."""
         return self.readers_and_copies + [twin for _, twin in self.deep_copies.readers(self.readers)]
+
+    def tensors(self, role: Role) -> tuple[ChannelTensor, ...]:
+        """Return the parameters that write, read, scale or shift channels, as they are now.
+
+        Args:
+            role: "writes" for weights along their output channels; "reads" for gated weights along their input
+                channels; "scales" for factors, as of norms; "shifts" for biases.
+        """
+        state = self.removed, self.readers[0].weight.device
+        if self._tensors is None or self._tensors[0][0] is not state[0] or self._tensors[0][1] != state[1]:
+            self._tensors = state, find_channel_tensors(self.model, self.graph, self.spans, self.removed)
+        return self._tensors[1][role]
 
     def indices(self, channels: Tensor) -> dict[str, list[int]]:
         """Return the indices within each group of some channels, where there are any.
@@ -157,9 +174,7 @@ class Gates:
         for reader, part in zip(self.readers, values.split([len(r.index) for r in self.readers]), strict=True):
             gate = reader.gate
             gate.copy_(part.view(gate.shape))
-        for place, module in self._readers_in_copies:
-            reader = self.readers[place]
-            replace(reader, module=module).gate.copy_(reader.gate)
+        self._tracked.update(self.readers)
         follow(averages)
 
     def close(self, name: str, indices: Sequence[int] | Tensor) -> None:
@@ -185,26 +200,12 @@ class Gates:
         """
         gate_param = self.gate_param.clone()
         for name, indices in closed.items():
-            gate_param[self._span(name)] = self._with_closed(name, indices)
+            may_go = any(name in block.groups for block in self.graph.blocks)
+            gate_param[self._span(name)] = with_closed(name, self.gate_param[self._span(name)], indices, may_go)
         if self.inserted:
             self.set(gate_param)
         else:
             self._gate_param = gate_param
-
-    def _with_closed(self, name: str, indices: Sequence[int] | Tensor) -> Tensor:
-        """Return the x of a group's gates with these channels closed.
-
-        Args:
-            name: of the group.
-            indices: of channels within the group, or one bool per channel.
-        """
-        gate_param = self.gate_param[self._span(name)].clone()
-        gate_param[channel_index(name, indices, len(gate_param))] = 0.0
-        if not bool((gate_param > 0).any()) and not any(name in block.groups for block in self.graph.blocks):
-            raise GDPError(
-                f"Closing all {len(gate_param)} channels of {name!r} would cut the network in two; leave at least one."
-            )
-        return gate_param
 
     def track_copy(self, copy: nn.Module, part: str = "") -> None:
         """Keep a copy of the network, or of a part of it, gated as the network is; cut it along.
@@ -221,9 +222,8 @@ class Gates:
         if any(copy is known for _, known in self.copies):
             return
         twins = readers_in_copy(self.readers, get_module(self.model, part), copy)
-        self.copies.append((part, copy))
-        for place, twin in twins:
-            self._readers_in_copies.append((place, twin.module))
+        self._tracked.add(part, copy, twins)
+        for _, twin in twins:
             self.deep_copies.tracked.add(id(twin.module))
             twin.register()
             if self._acting:

@@ -46,3 +46,24 @@ def channel_index(name: str, indices: Sequence[int] | Tensor, size: int) -> Tens
     if len(index) and not (int(index.min()) >= 0 and int(index.max()) < size):
         raise GDPError(f"Expected channel indices of {name!r} in [0, {size - 1}], but got {index.tolist()}.")
     return index
+
+
+def with_closed(name: str, gate_param: Tensor, indices: Sequence[int] | Tensor, may_go: bool) -> Tensor:
+    """Return the x of a group's gates with some channels closed.
+
+    Args:
+        name: of the group, for messages.
+        gate_param: x of its gates, shape (channels,).
+        indices: of the channels to be closed within the group, or one bool per channel.
+        may_go: the group may lose all of its channels.
+
+    Raises:
+        GDPError: there is no such channel, or none would be left.
+    """
+    found = gate_param.clone()
+    found[channel_index(name, indices, len(found))] = 0.0
+    if not bool((found > 0).any()) and not may_go:
+        raise GDPError(
+            f"Closing all {len(found)} channels of {name!r} would cut the network in two; leave at least one."
+        )
+    return found

@@ -12,7 +12,7 @@ from gdp.lightning.compat import Callback
 from gdp.lightning.lifecycle import finish_gates
 from gdp.lightning.options import PruningOptions
 from gdp.lightning.run import PruningRun
-from gdp.methods import MethodName, PruningMethod
+from gdp.methods import PruningMethod
 from gdp.pruning import Pruner
 from gdp.report import Report
 
@@ -59,7 +59,7 @@ class GDPCallback(Callback):
         target_flops: float,
         module: str | None = None,
         ignore: Sequence[str | type] = (),
-        method: MethodName | PruningMethod = "polar",
+        method: str | PruningMethod = "polar",
         blocks: bool = False,
         min_channels: int | float = 1,  # both named: LightningCLI would make 1.0, all channels, of an int
         round_to: int = 1,

@@ -21,7 +21,7 @@ from gdp.errors import GDPError
 from gdp.lightning.compat import before_batch_transfer, training_data, validation_data
 from gdp.lightning.protected_step import protected_loss
 from gdp.lightning.step_counter import gradient_scale
-from gdp.methods import HeldOutSpec, PruningMethod
+from gdp.methods import LearningBatches, PruningMethod
 from gdp.pruning import Pruner
 
 SEED = 0  # of the split, which is the same in every process and in a resumed run
@@ -38,14 +38,15 @@ def make_held_out(trainer: Any, module: Any, method: PruningMethod) -> HeldOutBa
     Raises:
         GDPError: the module optimizes by itself, so its `training_step` can't be asked for a loss alone.
     """
-    if method.held_out_spec is None:
+    batches = method.learns_from
+    if batches is None or batches.source == "train":
         return None
     if not module.automatic_optimization:
         raise GDPError(
             f"Gates that learn on held-out batches ask {type(module).__name__}.training_step for a loss, but with "
             "manual optimization it trains the weights as well. Use method='polar', or automatic optimization."
         )
-    return HeldOutBatches(trainer, method.held_out_spec)
+    return HeldOutBatches(trainer, batches)
 
 
 @contextmanager
@@ -77,7 +78,7 @@ class HeldOutBatches:
         refusal: why the training data can't be split, once they were asked for; None if they can.
     """
 
-    def __init__(self, trainer: Any, batches: HeldOutSpec) -> None:
+    def __init__(self, trainer: Any, batches: LearningBatches) -> None:
         self._source, self._every = batches
         self._iterator: Iterator[Any] | None = None
         self._patched: Any = None
@@ -164,9 +165,7 @@ class HeldOutBatches:
         scale = gradient_scale(trainer)
         with protected_loss(trainer, module, batch) as loss:
             if loss is not None:  # as in training, a step may be left out
-                pruner.update_held_out(
-                    loss * scale, lambda gradient: trainer.strategy.reduce(gradient / scale, reduce_op="mean")
-                )
+                pruner.learn(loss * scale, lambda gradient: trainer.strategy.reduce(gradient / scale, reduce_op="mean"))
 
     def _batch(self, trainer: Any, number: int) -> Any:
         if self._iterator is None or self._next != number:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from gdp.errors import GDPError
-from gdp.methods import MethodName, PruningMethod, resolve_method
+from gdp.methods import PruningMethod, resolve_method
 from gdp.selection import check_target, check_width_options
 from gdp.tracing import check_ignore
 
@@ -26,7 +26,7 @@ class PruningOptions:
     target_flops: float
     module: str | None = None
     ignore: Sequence[str | type] = ()
-    method: MethodName | PruningMethod = "polar"
+    method: str | PruningMethod = "polar"
     blocks: bool = False
     min_channels: int | float = 1
     round_to: int = 1
@@ -47,6 +47,11 @@ class PruningOptions:
         _check_example(self.example)
         object.__setattr__(self, "ignore", tuple(self.ignore))
         object.__setattr__(self, "method", resolve_method(self.method))
+        if self.pruning_method.regrows and steps:
+            raise GDPError(
+                f"{type(self.pruning_method).__name__} lets channels come back until its window ends, so they can't be "
+                f"cut every {self.shrink} steps before. Use shrink='epoch', which waits for that, or shrink='end'."
+            )
 
     @property
     def pruning_method(self) -> PruningMethod:

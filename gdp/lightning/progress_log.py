@@ -30,7 +30,9 @@ class ProgressLog:
             pruner: of the run.
         """
         prefix = self._prefix(trainer)
-        module.log_dict({f"{prefix}/{k}": v for k, v in pruner.progress().items()}, prog_bar=True)
+        found = {"flops": pruner.remaining, "allowed": pruner.allowed, "lambda": pruner.lagrange_multiplier}
+        found["open_channels"] = float(pruner.open_counts.sum())
+        module.log_dict({f"{prefix}/{name}": value for name, value in found.items()}, prog_bar=True)
         steps = pruner.gates.history.steps
         now = bool(steps) and steps[-1] == pruner.steps and trainer.log_every_n_steps > 0
         if not now or (pruner.steps - self._written < trainer.log_every_n_steps and not pruner.done):

@@ -134,7 +134,7 @@ class StepCounter:
         if any(id(reader.weight) in trained for reader in pruner.gates.readers):
             self._trained = True
             scaled = getattr(optimizer, "_step_supports_amp_scaling", False)  # fused optimizers unscale by themselves
-            pruner.watch(self._loss, gradient_scale(trainer) if scaled else 1.0)
+            pruner.watch(self._loss, gradient_scale(trainer) if scaled else 1.0, trained)
             self._loss = None
 
     def step(self, trainer: Any, pruner: Pruner) -> bool:

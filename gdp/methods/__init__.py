@@ -1,22 +1,42 @@
-"""Pruning methods: what says which channels matter, and how gates close."""
+"""Pruning methods: what says which channels matter, and how gates close. All that an author of one needs is here."""
 
+from gdp.gates import Activation, ChannelTensor, Role, Seen
 from gdp.methods.annealed import Annealed
-from gdp.methods.base import HeldOutSpec, PruningMethod, StepContext, anneal
-from gdp.methods.polar import Polar, polarize, sensitivity
-from gdp.methods.registry import MethodName, resolve_method
+from gdp.methods.base import LearningBatches, MethodState, PruningMethod, anneal
+from gdp.methods.context import StepContext
+from gdp.methods.contract import check_importance, check_method, check_value
+from gdp.methods.gliding import GlidingGates, polarize
+from gdp.methods.helpers import by_channel, globally, matrices, rank_match, uniform
+from gdp.methods.polar import Polar, sensitivity
+from gdp.methods.registry import get, names, resolve_method
 from gdp.methods.schedule import Schedule, Window
 
 __all__ = [
+    "Activation",
     "Annealed",
-    "HeldOutSpec",
-    "MethodName",
+    "ChannelTensor",
+    "GlidingGates",
+    "LearningBatches",
+    "MethodState",
     "Polar",
     "PruningMethod",
+    "Role",
     "Schedule",
+    "Seen",
     "StepContext",
     "Window",
     "anneal",
+    "by_channel",
+    "check_importance",
+    "check_method",
+    "check_value",
+    "get",
+    "globally",
+    "matrices",
+    "names",
     "polarize",
+    "rank_match",
     "resolve_method",
     "sensitivity",
+    "uniform",
 ]

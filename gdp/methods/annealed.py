@@ -15,9 +15,9 @@ from torch import Tensor
 
 from gdp.errors import GDPError
 from gdp.gates import indicator
-from gdp.methods.base import CLOSED_BELOW, HeldOutSpec, MethodState, PruningMethod, StepContext
+from gdp.methods.base import CLOSED_BELOW, LearningBatches, MethodState, PruningMethod
+from gdp.methods.context import StepContext
 from gdp.methods.polar import EMA_DECAY, sensitivity
-from gdp.methods.schedule import Window
 
 TIE_BREAK = 1e-3  # by how much of x the squared gate gradient may change the order of channels
 # of Adam, with which DARTS (arXiv 1806.09055), and so DAIS, learns indicators
@@ -79,9 +79,9 @@ class Annealed(PruningMethod):
             )
 
     @property
-    def held_out_spec(self) -> HeldOutSpec:
+    def learns_from(self) -> LearningBatches:
         """The batches that the indicators learn on."""
-        return HeldOutSpec(self.held_out, self.every)
+        return LearningBatches(self.held_out, self.every)
 
     @property
     def temperatures(self) -> tuple[float, float]:
@@ -98,15 +98,15 @@ class Annealed(PruningMethod):
         zeros = {name: torch.zeros(channels, dtype=torch.float32) for name in names}
         return zeros | {"learned": torch.zeros((), dtype=torch.float32)}
 
-    def update(self, state: MethodState, gradient: Tensor) -> MethodState:
+    def update(self, state: MethodState, gradient: Tensor, context: StepContext) -> MethodState:
         """Take the squared gradient of a training batch into the running mean."""
         return state | {"sensitivity": sensitivity(state["sensitivity"], gradient, EMA_DECAY)}
 
-    def update_held_out(self, state: MethodState, gradient: Tensor, context: StepContext) -> tuple[MethodState, Tensor]:
+    def learn(self, state: MethodState, gradient: Tensor, context: StepContext) -> tuple[MethodState, Tensor]:
         """Take one step of Adam on every alpha; closed gates stay closed, and what is not finite changes nothing."""
         # the gradient of every alpha that may still move
         total = self.alpha_gradient(gradient, state, context)
-        before = context.gates.gate_param
+        before = context.gate_param
         finite = total.isfinite().all()
         total = torch.where(finite & (before > 0), total, 0.0)
 
@@ -134,7 +134,7 @@ class Annealed(PruningMethod):
             state: what is remembered.
             context: where the run is.
         """
-        temperature, x = context.gates.temperature, context.gates.gate_param
+        temperature, x = context.temperature, context.gate_param
         slope = torch.sigmoid((1 - 2 * x) / temperature) / temperature
         return slope * (gradient + self._regularizer(self.value(x, temperature), state, context))
 
@@ -157,7 +157,7 @@ class Annealed(PruningMethod):
             context: where the run is.
         """
         # the budget term
-        group_of, cost = context.gates.group_of, context.cost
+        group_of, cost = context.group_of, context.cost
         open_sums = torch.zeros(len(cost.sizes), dtype=torch.float64).index_add_(0, group_of, value.double().cpu())
         expected = cost.expected(open_sums)
         off = expected / (context.allowed * cost.dense) - 1
@@ -166,7 +166,7 @@ class Annealed(PruningMethod):
         pressure = per_group[group_of].to(value.device, torch.float32) * value
 
         # what of it is given back
-        needed = torch.where(context.gates.gate_param > 0, state["sensitivity"], 0.0)
+        needed = torch.where(context.gate_param > 0, state["sensitivity"], 0.0)
         given_back = self.curvature * pressure.sum().clamp_min(0) * needed / needed.sum().clamp_min(1e-30)
         return pressure - given_back + self.lasso / len(value) * value
 
@@ -177,19 +177,20 @@ class Annealed(PruningMethod):
         indicators agree, as they do until they have learned, the squared gate gradient decides.
         """
         small = TIE_BREAK * state["sensitivity"] / state["sensitivity"].max().clamp_min(1e-30)
-        x = (context.gates.gate_param + small).cpu().double()
-        return x * context.cost.marginal(context.gates.open_counts)[context.gates.group_of]
+        x = (context.gate_param + small).cpu().double()
+        return x * context.marginal
 
-    def step(self, gate_param: Tensor, keep_mask: Tensor, temperature: float, window: Window) -> Tensor:
+    def step(self, state: MethodState, context: StepContext) -> Tensor:
         """Return x with those as good as closed set to 0; held-out batches move these gates otherwise.
 
         Own choice: in the last quarter of the window, gates move at a constant pace to the side on which they will end.
         """
+        gate_param, keep_mask, temperature = context.gate_param, context.chosen, context.temperature
         if temperature < self.temperature(0.75):
-            change = torch.where(keep_mask, 4.0, -4.0) / (window.end - window.start)
+            change = torch.where(keep_mask, 4.0, -4.0) / (context.window.end - context.window.start)
             gate_param = torch.where(gate_param > 0, (gate_param + change).clamp(ADAM_EPS, 1.0), 0.0)
         return torch.where(~keep_mask & (indicator(gate_param, temperature) < CLOSED_BELOW), 0.0, gate_param)
 
-    def finalize(self, gate_param: Tensor, keep_mask: Tensor, temperature: float) -> Tensor:
+    def finalize(self, state: MethodState, context: StepContext) -> Tensor:
         """Return 0, or x with an indicator above 1/2."""
-        return torch.where(keep_mask, gate_param.clamp_min((1 + temperature) / 2), 0.0)
+        return torch.where(context.chosen, context.gate_param.clamp_min((1 + context.temperature) / 2), 0.0)

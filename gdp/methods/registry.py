@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from difflib import get_close_matches
 
 from gdp.errors import GDPError
 from gdp.methods.annealed import Annealed
 from gdp.methods.base import PruningMethod
 from gdp.methods.polar import Polar
 
-MethodName = Literal["polar", "annealed"]
-METHODS: dict[str, type[PruningMethod]] = {"polar": Polar, "annealed": Annealed}
+METHODS: dict[str, type[PruningMethod]] = {
+    "annealed": Annealed,
+    "polar": Polar,
+}
 
 
-def resolve_method(method: MethodName | PruningMethod) -> PruningMethod:
+def names() -> list[str]:
+    """Return the names of all methods, as `GDPCallback(method=...)` takes them."""
+    return sorted(METHODS)
+
+
+def get(name: str) -> type[PruningMethod]:
+    """Return the class of the method of that name; its attributes are the options.
+
+    Args:
+        name: one of `names()`.
+
+    Raises:
+        GDPError: there is no such method.
+    """
+    if not isinstance(name, str) or name not in METHODS:
+        close = get_close_matches(name.lower(), METHODS, 1) if isinstance(name, str) else []
+        meant = f" Did you mean {close[0]!r}?" if close else ""
+        raise GDPError(
+            f"Expected `method` to be one of {', '.join(map(repr, names()))}, or one with options such as "
+            f"gdp.Polar(end=0.8), or another gdp.PruningMethod, but got {name!r}.{meant}"
+        )
+    return METHODS[name]
+
+
+def resolve_method(method: str | PruningMethod) -> PruningMethod:
     """Return the method of that name, with its defaults, or the one that was given.
 
     Args:
@@ -22,11 +48,4 @@ def resolve_method(method: MethodName | PruningMethod) -> PruningMethod:
     Raises:
         GDPError: it is neither.
     """
-    if isinstance(method, PruningMethod):
-        return method
-    if not isinstance(method, str) or method not in METHODS:
-        raise GDPError(
-            f"Expected `method` to be {' or '.join(map(repr, METHODS))}, or gdp.Polar(...), gdp.Annealed(...) or "
-            f"another gdp.PruningMethod, but got {method!r}."
-        )
-    return METHODS[method]()
+    return method if isinstance(method, PruningMethod) else get(method)()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +13,11 @@ from torch.optim import Optimizer
 from gdp.errors import GDPError
 from gdp.gates import Gates, gate_gradients, held_out_gradients, insert_gates
 from gdp.graph import ChannelGraph, FlopModel
-from gdp.methods import Polar, PruningMethod, StepContext, Window
+from gdp.methods import MethodState, Polar, PruningMethod, StepContext, Window, check_value
 from gdp.pruning.finite_guard import FiniteGuard
+from gdp.pruning.method_run import MethodRun
 from gdp.pruning.pruner_state import load_pruner_state, pruner_state
+from gdp.pruning.untrained import UntrainedWeights
 from gdp.report import History
 from gdp.selection import WidthConstraints, allowed_fraction, check_reachable, check_target, select_for_schedule
 from gdp.surgery import Undo, shrink
@@ -28,8 +30,8 @@ class Pruner:
     """Close gates along a schedule until the FLOPs target is met.
 
     Call `watch()` after every backward pass, `step()` after every optimizer step, `finish()` after training; `shrink()`
-    whenever the closed channels are to be cut; and, when `wants_held_out`, `update_held_out(loss)` with the loss of a
-    batch that the weights are not trained on. Gates hold still at steps whose loss or gradients are not finite, and
+    whenever the closed channels are to be cut; and, when `wants_held_out`, `learn(loss)` with the loss of a batch that
+    the weights are not trained on. Gates hold still at steps whose loss or gradients are not finite, and
     until every gated weight is trained.
 
     Args:
@@ -44,7 +46,6 @@ class Pruner:
 
     Attributes:
         gates: of the network.
-        method_state: what the method remembers; of `Polar` the running mean of the squared gate gradient.
         steps: optimizer steps so far.
         done: the window is over and the target holds.
         keep_mask: the channels that were chosen last, shape (channels of all groups,); None before that.
@@ -53,10 +54,11 @@ class Pruner:
             lambda times its share of all FLOPs.
         last_selection_step: the step at which channels were last chosen, or the temperature annealed.
         selected_fraction: the fraction of FLOPs that was allowed then.
+        method_run: the method, and what it remembers.
         window_opens_at: the window does not open before this step.
 
     Raises:
-        GDPError: the target is no fraction or out of reach, or nothing can be pruned.
+        GDPError: the target is no fraction or out of reach, nothing can be pruned, or the method breaks its contract.
     """
 
     def __init__(
@@ -76,17 +78,21 @@ class Pruner:
         check_reachable(replace(graph, flops=self.cost), target_flops, self.constraints)
         self.graph, self.target_flops, self.total_steps = graph, target_flops, total_steps
         self.method = method or Polar()
+        self.method_run = MethodRun(self.method)
+        check_value(self.method)
+        self.method.check_graph(graph)
         self.gates = gates or insert_gates(model, graph, self.method.value, self.method.temperatures[0])
-        self._untrained = [r.weight for r in self.gates.readers if not r.weight.requires_grad]
+        self._untrained = UntrainedWeights(self.gates)
         self._finite_guard = FiniteGuard()
         self._reset()
 
     def _reset(self) -> None:
-        self.method_state, self.gates.history = self.method.init_state(len(self.gates.gate_param)), History()
         self.steps, self.done, self.lagrange_multiplier = 0, False, 0.0
         self.open_counts, self.selected_fraction = self.gates.open_counts, EVERYTHING
         self.keep_mask: Tensor | None = None
         self.last_selection_step, self.last_gradient_step, self.window_opens_at = 0, -1, 0
+        self.gates.history = History()
+        self.method_run.begin(self.context)
 
     def hold_open(self, reasons: Mapping[str, str]) -> None:
         """Keep all channels of some groups, before any were chosen. Their gates stay in the network, at 1.
@@ -103,6 +109,11 @@ class Pruner:
         check_reachable(replace(graph, flops=cost), self.target_flops, constraints)
         self.cost = graph.flops if self.cost is self.graph.flops else cost
         self.graph, self.gates.graph, self.constraints = graph, graph, constraints
+
+    @property
+    def method_state(self) -> MethodState:
+        """What the method remembers; of `Polar` the running mean of the squared gate gradient."""
+        return self.method_run.state
 
     @property
     def window(self) -> Window:
@@ -122,43 +133,43 @@ class Pruner:
     @property
     def context(self) -> StepContext:
         """What the method is told of the run."""
-        return StepContext(self.gates, self.cost, self.allowed, self.window, self.keep_mask)
+        now = (self.keep_mask, self.steps, self.gates.temperature, self.method.regrows)
+        return StepContext(self.gates, self.cost, self.allowed, self.window, *now)
 
     @property
     def wants_held_out(self) -> bool:
         """Whether the gates are to learn from a held-out batch now, after this step."""
-        window, spec = self.window, self.method.held_out_spec
-        inside = window.start <= self.steps < window.end and self.keep_mask is not None and not self.done
-        return spec is not None and inside and self.steps % spec.every == 0
-
-    def progress(self) -> dict[str, float]:
-        """Return what is worth logging at every step."""
-        found = {"flops": self.remaining, "allowed": self.allowed, "open_channels": float(self.open_counts.sum())}
-        return found | {"lambda": self.lagrange_multiplier}
+        return not self.done and self.method_run.learns(self.context, from_training=False)
 
     @torch.no_grad()
-    def watch(self, loss: Tensor | None = None, scale: float = 1.0) -> None:
+    def watch(self, loss: Tensor | None = None, scale: float = 1.0, trained: Container[int] | None = None) -> None:
         """Read the gates' gradients from the weights' gradients, as they are reduced and accumulated.
+
+        The gradient of the method's penalty, if it has one, is added to the weights' gradients after that.
 
         Args:
             loss: of this step; if it is not finite, gates hold still.
             scale: what the gradients are multiplied with (by a gradient scaler, before a fused optimizer).
+            trained: ids of the parameters that are about to be stepped; default: all of the network.
         """
         if self.done:
             return
         if loss is not None:
             self._finite_guard.update(loss)
-        if self.last_gradient_step == self.steps or self.steps % self.method.gradient_interval:
-            return
-        gradient = gate_gradients(self.gates)
+        learns = self.method_run.learns(self.context, from_training=True)
+        due = learns or self.steps % self.method.gradient_interval == 0
+        gradient = gate_gradients(self.gates) if due and self.last_gradient_step != self.steps else None
         if gradient is not None:
             self.last_gradient_step = self.steps
             self._finite_guard.update(gradient)
             self.to(gradient.device)
-            self.method_state = self.method.update(self.method_state, gradient / scale)
+            self.method_run.update(gradient / scale, self.context)
+            if learns:
+                self.method_run.learn(gradient / scale, self.context)
+        self.method_run.add_penalty(self.context, scale, trained)
 
     @torch.no_grad()
-    def update_held_out(self, loss: Tensor, reduce: Callable[[Tensor], Tensor] = lambda gradient: gradient) -> None:
+    def learn(self, loss: Tensor, reduce: Callable[[Tensor], Tensor] = lambda gradient: gradient) -> None:
         """Let the gates learn from a batch that the weights are not trained on.
 
         Args:
@@ -171,9 +182,7 @@ class Pruner:
         gradient = held_out_gradients(self.gates, loss)
         if gradient is not None:
             self.to(gradient.device)
-            found = self.method.update_held_out(self.method_state, reduce(gradient), self.context)
-            self.method_state, gate_param = found
-            self.gates.set(broadcast_from_rank_zero(gate_param))
+            self.method_run.learn(reduce(gradient), self.context)
 
     @torch.no_grad()
     def step(self, skipped: bool = False) -> None:
@@ -188,20 +197,19 @@ class Pruner:
         if self.total_steps < 1:
             raise GDPError(f"Expected `total_steps`, the optimizer steps of the whole run, but got {self.total_steps}.")
         self.steps += 1
-        if self._untrained:  # nothing is known about channels that only frozen weights read: the window opens later
-            self._untrained = [weight for weight in self._untrained if not weight.requires_grad]
+        if self._untrained.remain():  # nothing is known about channels that only frozen weights read
             self.window_opens_at = self.steps + 1 + min(self.method.closing, self.total_steps // 20)
-        window = self.window
-        if self.done or self.steps < window.start:
+        if self.done or self.steps < (window := self.window).start:
             self._finite_guard.reset()
             return
         finite = self._finite_guard.compute(self.steps, self.gates.gate_param.device, skipped)
+        self.method_run.multiply_weights(self.context, finite)
         if self.last_selection_step < window.last_due_step(self.steps) or self.steps >= window.end:
             if bool(finite):
                 self._select_and_move(window)
             self._finite_guard.warn()
         elif not skipped:
-            self.gates.set(torch.where(finite, self._moved(window, self.gates.temperature), self.gates.gate_param))
+            self.gates.set(torch.where(finite, self.method_run.moved(self.context), self.gates.gate_param))
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -221,13 +229,13 @@ class Pruner:
             self._finalize()
         else:
             temperature = self.method.temperature((self.steps - window.start) / (window.end - window.start))
-            self.gates.set(self._moved(window, temperature), temperature)
+            self.gates.set(self.method_run.moved(replace(self.context, temperature=temperature)), temperature)
         self._record()
 
     def _select(self, fraction: float) -> None:
         """Choose what fits into this fraction of the FLOPs now, keeping open a way to meet the target exactly later."""
-        importance = self.method.importance(self.method_state, self.context).cpu()
-        is_open = self.gates.gate_param.cpu() > 0
+        context = self.context
+        importance, is_open = self.method_run.importance(context), context.may_stay
         budget = (self.cost, self.constraints, self.target_flops, fraction)
         chosen = select_for_schedule(importance, self.gates.group_of, is_open, *budget)
         self.selected_fraction = fraction
@@ -236,14 +244,9 @@ class Pruner:
         self.lagrange_multiplier = chosen.lagrange_multiplier * self.cost.dense / total
         self.open_counts = self.gates.open_counts
 
-    def _moved(self, window: Window, temperature: float) -> Tensor:
-        assert self.keep_mask is not None
-        return self.method.step(self.gates.gate_param, self.keep_mask, temperature, window)
-
     def _finalize(self) -> None:
-        assert self.keep_mask is not None
         temperature = self.method.temperatures[1]
-        self.gates.set(self.method.finalize(self.gates.gate_param, self.keep_mask, temperature), temperature)
+        self.gates.set(self.method_run.finalized(replace(self.context, temperature=temperature)), temperature)
         self.open_counts, self.done = self.gates.open_counts, True
 
     def _record(self) -> None:
@@ -253,13 +256,15 @@ class Pruner:
     def shrink(self, optimizers: Iterable[Optimizer] = ()) -> Undo | None:
         """Cut the channels that are closed by now; return what puts them back, or None if there are none.
 
-        Parameters keep their identity, and state of `optimizers` is cut along. DistributedDataParallel has to be built
-        anew around the network afterwards; `GDPCallback` does it.
+        As long as the method may let channels come back, nothing is cut. Parameters keep their identity, and state of
+        `optimizers` is cut along. DistributedDataParallel has to be built anew around the network afterwards;
+        `GDPCallback` does it.
 
         Raises:
             GDPError: an optimizer's state can't be cut, or the cut is not exact; nothing is changed then.
         """
-        return shrink(self.gates, optimizers)
+        waits = self.method.regrows and not self.done
+        return None if waits else shrink(self.gates, optimizers)
 
     def restart(self) -> None:
         """Begin a run anew on a network that an interrupted one has cut in part; what is open opens fully."""
@@ -269,7 +274,7 @@ class Pruner:
 
     def to(self, device: torch.device) -> None:
         """Bring what is remembered to `device`, where the weights are."""
-        self.method_state = {name: tensor.to(device) for name, tensor in self.method_state.items()}
+        self.method_run.to(device)
         self.keep_mask = None if self.keep_mask is None else self.keep_mask.to(device)
 
     def state_dict(self) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def load_pruner_state(pruner: Any, state: dict[str, Any]) -> None:
         setattr(pruner, name, state[name])
     pruner.open_counts = pruner.open_counts.cpu()
     pruner.gates.load_state_dict(state["gates"])
-    pruner.method_state = dict(state["method_state"])
+    pruner.method_run.state = dict(state["method_state"])
+    pruner.gates.view.straight_through = pruner.method.regrows and not pruner.done
     pruner.to(pruner.gates.gate_param.device)
 
 

@@ -1,7 +1,7 @@
 """Collect tools that know nothing of pruning: names, inputs, module state, FLOPs by fvcore, files, processes."""
 
 from gdp.utils.difference import Difference, finite_weights, in_float64
-from gdp.utils.distributed import all_ranks, broadcast_from_rank_zero, of_all_ranks
+from gdp.utils.distributed import all_ranks, broadcast_from_rank_zero, mean_of_all_ranks, of_all_ranks
 from gdp.utils.files import AnyPath, check_intact, read_checked, write_atomically
 from gdp.utils.fvcore_flops import count_and_run, count_flops, count_parameters
 from gdp.utils.inputs import (
@@ -67,6 +67,7 @@ __all__ = [
     "is_user_file",
     "map_tensors",
     "match_weights",
+    "mean_of_all_ranks",
     "named_tensors",
     "of_all_ranks",
     "output_tensors",

@@ -34,6 +34,19 @@ def broadcast_from_rank_zero(value: Tensor) -> Tensor:
     return shared.to(value.dtype)
 
 
+def mean_of_all_ranks(value: Tensor) -> Tensor:
+    """Return the mean of a tensor over all processes, the same in every one.
+
+    Args:
+        value: floating, of the same shape in every process.
+    """
+    if not _is_distributed():
+        return value
+    shared = value.clone()
+    dist.all_reduce(shared)
+    return broadcast_from_rank_zero(shared / dist.get_world_size())
+
+
 def all_ranks(flag: Tensor) -> Tensor:
     """Return whether a bool is true in every process.
 

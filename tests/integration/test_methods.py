@@ -126,13 +126,13 @@ class Lottery(gdp.PruningMethod):
     def importance(self, state, context):
         return state["luck"]
 
-    def step(self, gate_param, keep_mask, temperature, window):
-        step = 1 / window.closing
+    def step(self, state, context):
+        gate_param, step = context.gate_param, 1 / context.window.closing
         down = torch.where(gate_param <= 1.5 * step, 0.0, gate_param - step)
-        return torch.where(keep_mask, torch.where(gate_param > 0, gate_param + step, 0.0).clamp_max(1.0), down)
+        return torch.where(context.chosen, torch.where(gate_param > 0, gate_param + step, 0.0).clamp_max(1.0), down)
 
-    def finalize(self, gate_param, keep_mask, temperature):
-        return torch.where(keep_mask, gate_param.clamp_min(0.6), 0.0)
+    def finalize(self, state, context):
+        return torch.where(context.chosen, context.gate_param.clamp_min(0.6), 0.0)
 
 
 @works("Methods", "a method of one's own", "one subclass of `gdp.PruningMethod`")

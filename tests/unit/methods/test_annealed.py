@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.contexts import at
 from helpers.networks import Residual, randomize
 from helpers.training import Lit, loader
 from torch.nn import functional as F
@@ -30,7 +31,7 @@ def test_indicators_are_sigmoids_exact_at_both_ends_and_rising(temperature):
 
 
 def test_finalized_gates_are_zero_or_above_one_half():
-    raw = Annealed().finalize(torch.tensor([1.0, 0.1, 0.7, 0.0]), torch.tensor([True, True, False, False]), 0.02)
+    raw = Annealed().finalize({}, at([1.0, 0.1, 0.7, 0.0], [True, True, False, False], 0.02))
     value = indicator(raw, 0.02)
     assert value[[2, 3]].tolist() == [0.0, 0.0] and value[[0, 1]].min() > 0.5
 
@@ -131,9 +132,9 @@ def test_a_loss_that_is_not_finite_teaches_nothing_and_closed_gates_stay_closed(
     pruner.gates.gate_param[3] = 0.0
     pruner.gates.set()
     before = pruner.gates.gate_param.clone()
-    pruner.update_held_out(net(x).square().mean() * float("nan"))
+    pruner.learn(net(x).square().mean() * float("nan"))
     assert torch.equal(pruner.gates.gate_param, before)
-    pruner.update_held_out(net(x).square().mean())
+    pruner.learn(net(x).square().mean())
     assert pruner.gates.gate_param[3] == 0.0 and not torch.equal(pruner.gates.gate_param, before)
     assert all(p.grad is None for p in net.parameters())
 
@@ -142,7 +143,7 @@ def test_the_squared_gradients_are_remembered_as_polar_gates_do():
     method = Annealed()
     state = method.init_state(2)
     for gradient in ([2.0, -4.0], [0.0, 2.0], [10.0, 0.0]):
-        state = method.update(state, torch.tensor(gradient))
+        state = method.update(state, torch.tensor(gradient), None)
     # 0.95 * (0.95 * 0.05 * 4 + 0) + 0.05 * 100, and 0.95 * (0.95 * 0.05 * 16 + 0.05 * 4) + 0
     torch.testing.assert_close(state["sensitivity"], torch.tensor([5.1805, 0.912]))
 
@@ -167,7 +168,7 @@ def test_a_loss_without_a_gradient_is_refused():
     net = Lit().net
     pruner = gdp.Pruner(net, gdp.trace(net, torch.zeros(2, 3, 12, 12), dry_run=False), 0.5, 20, QUICK)
     with pytest.raises(gdp.GDPError, match="no gradient in any gated weight"):
-        pruner.update_held_out(torch.zeros(()))
+        pruner.learn(torch.zeros(()))
 
 
 def test_indicators_that_have_learned_nothing_leave_it_to_the_gradient():

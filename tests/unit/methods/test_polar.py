@@ -1,4 +1,5 @@
 import torch
+from helpers.contexts import at
 
 from gdp.gates import polar_gate
 from gdp.methods import Polar, anneal, polarize, sensitivity
@@ -34,7 +35,7 @@ def test_a_closing_gate_may_come_back_until_it_is_zero():
 
 
 def test_finalized_gates_are_zero_or_above_one_half():
-    raw = Polar().finalize(torch.tensor([1.0, 0.001, 0.7, 0.0]), torch.tensor([True, True, False, False]), 1e-4)
+    raw = Polar().finalize({}, at([1.0, 0.001, 0.7, 0.0], [True, True, False, False], 1e-4))
     value = polar_gate(raw, 1e-4)
     assert value[[2, 3]].tolist() == [0.0, 0.0] and value[[0, 1]].min() > 0.5
 
@@ -43,6 +44,6 @@ def test_the_running_mean_remembers_19_of_20_parts_unless_told_otherwise():
     method = Polar()
     state = method.init_state(2)
     for gradient in ([2.0, -4.0], [0.0, 2.0], [10.0, 0.0]):
-        state = method.update(state, torch.tensor(gradient))
+        state = method.update(state, torch.tensor(gradient), None)
     # 0.95 * (0.95 * 0.05 * 4 + 0) + 0.05 * 100, and 0.95 * (0.95 * 0.05 * 16 + 0.05 * 4) + 0
     torch.testing.assert_close(state["importance"], torch.tensor([5.1805, 0.912]))

@@ -1,0 +1,120 @@
+"""The parameters that channels lie in: what writes, reads, scales and shifts them, as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gdp.graph import ChannelGraph
+from gdp.utils import CONV, get_module, named_tensors
+
+Role = Literal["writes", "reads", "scales", "shifts"]
+ROLES: tuple[Role, ...] = ("writes", "reads", "scales", "shifts")
+
+
+@dataclass(frozen=True)
+class ChannelTensor:
+    """A parameter of the network, and the channels that lie along one of its dimensions.
+
+    Attributes:
+        name: plain name of the parameter.
+        parameter: as it is trained, without its gate, and maybe cut already.
+        dim: the dimension.
+        channel: the channel (in vectors of all channels) that every entry along `dim` belongs to, shape (size along
+            dim,); the number of all channels where it belongs to none.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    dim: int
+    channel: Tensor
+
+    def expand(self, per_channel: Tensor, rest: float) -> Tensor:
+        """Return something that channels have, shaped to be multiplied with the parameter.
+
+        Args:
+            per_channel: a number per channel of all groups, shape (channels,).
+            rest: for entries that belong to no channel.
+        """
+        padded = torch.cat([per_channel, per_channel.new_full((1,), rest)])
+        shape = [1] * self.parameter.dim()
+        shape[self.dim] = -1
+        return padded.to(self.parameter.device)[self.channel].view(shape)
+
+
+def channel_sums(
+    tensors: tuple[ChannelTensor, ...], channels: int, function: Callable[[Tensor], Tensor] = torch.square
+) -> Tensor:
+    """Return the sum of a function over all entries of every channel, differentiable in the parameters.
+
+    Args:
+        tensors: parameters.
+        channels: of all groups.
+        function: makes numbers of the same shape of a parameter; default: squares.
+
+    Returns:
+        Sums, shape (channels,), float32; 0 for channels without an entry.
+    """
+    device = tensors[0].parameter.device if tensors else None
+    total = torch.zeros(channels + 1, dtype=torch.float32, device=device)
+    for tensor in tensors:
+        values = function(tensor.parameter).float()
+        others = [d for d in range(values.dim()) if d != tensor.dim]
+        total = total.index_add(0, tensor.channel, values.sum(others) if others else values)
+    return total[:-1]
+
+
+def find_channel_tensors(
+    model: nn.Module, graph: ChannelGraph, spans: dict[str, slice], removed: Tensor
+) -> dict[Role, tuple[ChannelTensor, ...]]:
+    """Return the parameters that channels lie in, by what they do with them.
+
+    Args:
+        model: the network, cut in part or not.
+        graph: what `gdp.trace` found in it.
+        spans: the places of every group in vectors of all channels.
+        removed: the channels that were cut out of the network, one bool per channel of all groups.
+    """
+    # the channel of every entry along every dimension in the dense network
+    index: dict[tuple[str, int], Tensor] = {}
+    reads: set[tuple[str, int]] = set()
+    for group in graph.groups:
+        channels = torch.arange(spans[group.name].start, spans[group.name].stop)
+        reads.update((axis.tensor, axis.dim) for axis in group.reads)
+        for axis in group.tensors:
+            size = graph.shapes[axis.tensor][axis.dim]
+            entry = index.setdefault((axis.tensor, axis.dim), torch.full((size,), len(removed)))
+            entry[axis.index] = channels[:, None].expand_as(axis.index)
+
+    # the entries that are there now, and each parameter once, however many names it has
+    stays = torch.cat([~removed, torch.ones(1, dtype=torch.bool)])
+    found: dict[Role, dict[tuple[int, int], ChannelTensor]] = {role: {} for role in ROLES}
+    tensors = named_tensors(model)
+    for (name, dim), entry in index.items():
+        parameter = tensors[name]
+        role = "reads" if (name, dim) in reads else _role(model, name, graph.shapes[name])
+        if role is not None and isinstance(parameter, nn.Parameter):
+            live = entry[stays[entry]].to(parameter.device)
+            found[role].setdefault((id(parameter), dim), ChannelTensor(name, parameter, dim, live))
+    return {role: tuple(of_role.values()) for role, of_role in found.items()}
+
+
+def _role(model: nn.Module, name: str, shape: tuple[int, ...]) -> Role | None:
+    """Return what a tensor does with channels that it does not read.
+
+    Args:
+        model: the network.
+        name: plain name of the tensor.
+        shape: of the tensor in the dense network.
+    """
+    path, _, own = name.rpartition(".")
+    module = get_module(model, path)
+    if isinstance(module, nn.PReLU):  # its weight acts on negative numbers alone
+        return None
+    if (isinstance(module, CONV | nn.Linear) and own == "weight") or sum(size > 1 for size in shape) > 1:
+        return "writes"
+    return "shifts" if own.endswith(("bias", "beta")) else "scales"

@@ -1,0 +1,136 @@
+"""What methods share: numbers and matrices per channel, and scores made comparable between groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from gdp.gates import Role, channel_sums
+from gdp.methods.context import StepContext
+
+
+def by_channel(context: StepContext, role: Role, function: Callable[[Tensor], Tensor] = torch.square) -> Tensor:
+    """Return the sum of a function over all entries that a channel has in parameters, differentiable in these.
+
+    Args:
+        context: where the run is.
+        role: of the parameters: "writes", "reads", "scales" or "shifts".
+        function: makes numbers of the same shape of a parameter, element by element; default: squares.
+
+    Returns:
+        Sums, shape (channels of all groups,), float32; 0 for channels without an entry.
+    """
+    return channel_sums(context.tensors(role), len(context.gate_param), function)
+
+
+def matrices(context: StepContext, role: Role) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield for every group that has parameters of a role the channels that are there, and what these have in them.
+
+    Args:
+        context: where the run is.
+        role: of the parameters.
+
+    Yields:
+        Numbers of the channels in vectors of all channels, shape (channels,); and their slices of all parameters, each
+        flattened, side by side, shape (channels, features), float32, without a graph.
+    """
+    tensors = context.tensors(role)
+    for span in context.gates.spans.values():
+        channels = span.start + torch.nonzero(~context.gates.removed[span]).flatten()
+        parts = []
+        for tensor in tensors:
+            entries = torch.nonzero((tensor.channel >= span.start) & (tensor.channel < span.stop)).flatten()
+            if len(entries) == 0:
+                continue
+            order = tensor.channel[entries].argsort(stable=True)
+            rows = tensor.parameter.detach().movedim(tensor.dim, 0)[entries[order]]
+            parts.append(rows.reshape(len(channels), -1).float())
+        if parts:
+            yield channels, torch.cat(parts, 1)
+
+
+def uniform(score: Tensor, context: StepContext) -> Tensor:
+    """Return an importance by which the same fraction of every group goes, those with the lowest scores.
+
+    It is the percentile of a channel within its group, times its FLOPs, since channels are compared per FLOP.
+
+    Args:
+        score: of every channel, in any unit, shape (channels of all groups,).
+        context: where the run is.
+
+    Returns:
+        Importance, shape (channels of all groups,), float64, on the CPU.
+    """
+    may_stay = context.may_stay
+    place, counts = _places(score, may_stay, context)
+    percentile = torch.where(may_stay, (place + 1).double() / counts[context.group_of].clamp_min(1), 0.0)
+    return percentile * context.marginal
+
+
+def globally(score: Tensor, context: StepContext) -> Tensor:
+    """Return an importance by which channels with the lowest scores go, whatever group they are in.
+
+    Args:
+        score: of every channel, not negative, comparable between groups, shape (channels of all groups,).
+        context: where the run is.
+
+    Returns:
+        Importance, shape (channels of all groups,), float64, on the CPU.
+    """
+    return score.detach().double().cpu() * context.marginal
+
+
+def rank_match(how_many: Tensor, which: Tensor, context: StepContext) -> Tensor:
+    """Return scores in which one says how many channels of a group stay, another one which they are.
+
+    The channel that is the j-th best of its group by `which` gets the j-th largest number that the group has in
+    `how_many`.
+
+    Args:
+        how_many: numbers that are compared between groups, shape (channels of all groups,).
+        which: numbers that are compared within groups, of the same shape.
+        context: where the run is.
+
+    Returns:
+        Scores, shape (channels of all groups,), float64, on the CPU; 0 for channels that can't stay.
+    """
+    may_stay = context.may_stay
+    score = torch.zeros(len(may_stay), dtype=torch.float64)
+    by_number, by_identity = (_order(numbers, may_stay, context) for numbers in (how_many, which))
+    score[by_identity] = how_many.detach().double().cpu()[by_number]
+    return score
+
+
+def _order(numbers: Tensor, may_stay: Tensor, context: StepContext) -> Tensor:
+    """Return the channels that may stay, group after group, within a group by rising numbers.
+
+    Args:
+        numbers: shape (channels of all groups,).
+        may_stay: one bool per channel of all groups.
+        context: where the run is.
+    """
+    order = numbers.detach().double().cpu().argsort(stable=True)
+    order = order[context.group_of[order].argsort(stable=True)]
+    return order[may_stay[order]]
+
+
+def _places(numbers: Tensor, may_stay: Tensor, context: StepContext) -> tuple[Tensor, Tensor]:
+    """Return the place of every channel among those of its group that may stay, from 0 for the lowest, and how many.
+
+    Args:
+        numbers: shape (channels of all groups,).
+        may_stay: one bool per channel of all groups.
+        context: where the run is.
+
+    Returns:
+        Places, shape (channels of all groups,), and channels that may stay per group, shape (groups,).
+    """
+    counts = torch.zeros(len(context.gates.spans), dtype=torch.long)
+    counts = counts.index_add(0, context.group_of, may_stay.long())
+    order = _order(numbers, may_stay, context)
+    starts = counts.cumsum(0) - counts
+    place = torch.zeros(len(may_stay), dtype=torch.long)
+    place[order] = torch.arange(len(order)) - starts[context.group_of[order]]
+    return place, counts

@@ -1,0 +1,163 @@
+"""MethodRun: a method, what it remembers in a run, and what holds whatever it says."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import torch
+from torch import Tensor
+
+from gdp.errors import GDPError
+from gdp.methods import MethodState, PruningMethod, Seen, StepContext, check_importance, check_method
+from gdp.pruning.weight_changes import add_penalty, multiply_weights
+from gdp.utils import broadcast_from_rank_zero, mean_of_all_ranks
+
+SMALLEST_OPEN = 1e-8  # x of a gate that is chosen to stay, at least
+
+
+class MethodRun:
+    """Ask a method, and tell it, in a run.
+
+    Whatever it says, channels that were chosen stay open, channels that are closed for good stay closed, what was cut
+    out stays away, and at the end of the window exactly the chosen channels are open.
+
+    Args:
+        method: of the run.
+
+    Attributes:
+        state: what the method remembers.
+    """
+
+    def __init__(self, method: PruningMethod) -> None:
+        self.method = method
+        self.state: MethodState = {}
+
+    def begin(self, context: StepContext) -> None:
+        """Check the method, and let it remember nothing yet.
+
+        Args:
+            context: of the network with its gates, before the first step.
+
+        Raises:
+            GDPError: the method breaks its contract; gates that have not acted yet are taken away.
+        """
+        try:
+            with torch.no_grad():
+                check_method(self.method, context)
+        except GDPError:
+            if not context.gates.acting:
+                context.gates.withdraw()
+            raise
+        self.state = self.method.init_state(len(context.gate_param))
+        context.gates.view.straight_through = self.method.regrows
+
+    def to(self, device: torch.device) -> None:
+        """Bring what is remembered to the device where the weights are.
+
+        Args:
+            device: of the weights.
+        """
+        self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
+
+    def learns(self, context: StepContext, from_training: bool) -> bool:
+        """Return whether gates learn at this step from a batch of this kind.
+
+        Args:
+            context: where the run is.
+            from_training: it is one that the weights are trained on.
+        """
+        batches, window = self.method.learns_from, context.window
+        inside = window.start <= context.steps < window.end and context.keep_mask is not None
+        if batches is None or not inside or (batches.source == "train") != from_training:
+            return False
+        return context.steps % batches.every == 0
+
+    def update(self, gradient: Tensor, context: StepContext) -> None:
+        """Tell the method of the gradient of a training batch.
+
+        Args:
+            gradient: `g_c * dL/dg_c` of every channel, shape (channels of all groups,).
+            context: where the run is.
+        """
+        self.state = self.method.update(self.state, gradient, context)
+
+    def learn(self, gradient: Tensor, context: StepContext) -> None:
+        """Let the method move gates by the gradient of a batch.
+
+        Args:
+            gradient: `g_c * dL/dg_c` of every channel, shape (channels of all groups,).
+            context: where the run is.
+        """
+        self.state, gate_param = self.method.learn(self.state, gradient, context)
+        context.gates.set(broadcast_from_rank_zero(self._kept(gate_param, context)))
+
+    def observe(self, seen: Seen, context: StepContext) -> None:
+        """Show the method a pass of the network; what it remembers is averaged over all processes.
+
+        Args:
+            seen: activations, output and labels.
+            context: where the run is.
+        """
+        state = self.method.observe(self.state, seen, context)
+        self.state = {name: mean_of_all_ranks(t) if t.is_floating_point() else t for name, t in state.items()}
+
+    def importance(self, context: StepContext) -> Tensor:
+        """Return the importance of every channel, shape (channels of all groups,), on the CPU.
+
+        Args:
+            context: where the run is.
+
+        Raises:
+            GDPError: it has another shape, or numbers that are not finite or negative.
+        """
+        found = self.method.importance(self.state, context).detach().cpu()
+        check_importance(self.method, found, len(context.gate_param))
+        return found
+
+    def moved(self, context: StepContext) -> Tensor:
+        """Return the x of every gate after one more step, shape (channels of all groups,).
+
+        Args:
+            context: where the run is.
+        """
+        return self._kept(self.method.step(self.state, context), context)
+
+    def finalized(self, context: StepContext) -> Tensor:
+        """Return the x of every gate at the end of the window, shape (channels of all groups,).
+
+        Args:
+            context: where the run is.
+        """
+        context.gates.view.straight_through = False
+        return torch.where(context.chosen, self.method.finalize(self.state, context).clamp_min(SMALLEST_OPEN), 0.0)
+
+    def add_penalty(self, context: StepContext, scale: float, trained: Container[int] | None) -> None:
+        """Add the gradient of the method's penalty, if it has one, to those of the parameters.
+
+        Args:
+            context: where the run is.
+            scale: what the gradients are multiplied with (by a gradient scaler).
+            trained: ids of the parameters that are about to be stepped; None for all of the network.
+        """
+        add_penalty(self.method, self.state, context, scale, trained)
+
+    def multiply_weights(self, context: StepContext, finite: Tensor) -> None:
+        """Multiply the parameters of channels with the method's factors, if it has some.
+
+        Args:
+            context: where the run is.
+            finite: whether loss and gradients of this step were finite, bool of shape ().
+        """
+        multiply_weights(self.method, self.state, context, finite)
+
+    def _kept(self, gate_param: Tensor, context: StepContext) -> Tensor:
+        """Return x with the chosen channels open, and those closed that can't come back.
+
+        Args:
+            gate_param: x of every gate as the method has it, shape (channels of all groups,).
+            context: where the run is.
+        """
+        may_be_open = context.is_there if self.method.regrows else context.is_open
+        if context.keep_mask is not None:
+            gate_param = torch.where(context.keep_mask, gate_param.clamp_min(SMALLEST_OPEN), gate_param)
+        return torch.where(may_be_open, gate_param, 0.0)

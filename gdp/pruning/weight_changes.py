@@ -1,0 +1,49 @@
+"""What a method does to weights: a penalty that is trained along, and factors after the optimizer's step."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import torch
+from torch import Tensor
+
+from gdp.methods import MethodState, PruningMethod, StepContext
+
+
+def add_penalty(
+    method: PruningMethod, state: MethodState, context: StepContext, scale: float, trained: Container[int] | None
+) -> None:
+    """Add the gradient of a method's penalty to the gradients of the parameters, if it has one.
+
+    Args:
+        method: of the run.
+        state: what it remembers.
+        context: where the run is.
+        scale: what the gradients are multiplied with (by a gradient scaler).
+        trained: ids of the parameters that are about to be stepped; None for all of the network.
+    """
+    with torch.enable_grad():
+        penalty = method.penalty(state, context)
+        if penalty is None or not penalty.requires_grad:
+            return
+        every = [p for p in context.gates.model.parameters() if p.requires_grad]
+        every = [p for p in every if trained is None or id(p) in trained]
+        found = torch.autograd.grad(penalty * scale, every, allow_unused=True)
+    for parameter, gradient in zip(every, found, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+def multiply_weights(method: PruningMethod, state: MethodState, context: StepContext, finite: Tensor) -> None:
+    """Multiply the parameters of channels with the method's factors, if it has some.
+
+    Args:
+        method: of the run.
+        state: what it remembers.
+        context: where the run is.
+        finite: whether loss and gradients of this step were finite, bool of shape (); nothing is multiplied if not.
+    """
+    for role, factor in (method.factors(state, context) or {}).items():
+        factor = torch.where(finite.to(factor.device), factor, 1.0)
+        for tensor in context.tensors(role):
+            tensor.parameter.data.mul_(tensor.expand(factor, 1.0).to(tensor.parameter.dtype))
