@@ -31,6 +31,9 @@ class MethodRun:
     def __init__(self, method: PruningMethod) -> None:
         self.method = method
         self.state: MethodState = {}
+        kind = type(method)  # what a method leaves as it is costs nothing
+        self._has_penalty = kind.penalty is not PruningMethod.penalty
+        self._has_factors = kind.factors is not PruningMethod.factors
 
     def begin(self, context: StepContext) -> None:
         """Check the method, and let it remember nothing yet.
@@ -139,7 +142,8 @@ class MethodRun:
             scale: what the gradients are multiplied with (by a gradient scaler).
             trained: ids of the parameters that are about to be stepped; None for all of the network.
         """
-        add_penalty(self.method, self.state, context, scale, trained)
+        if self._has_penalty:
+            add_penalty(self.method, self.state, context, scale, trained)
 
     def multiply_weights(self, context: StepContext, finite: Tensor) -> None:
         """Multiply the parameters of channels with the method's factors, if it has some.
@@ -148,7 +152,8 @@ class MethodRun:
             context: where the run is.
             finite: whether loss and gradients of this step were finite, bool of shape ().
         """
-        multiply_weights(self.method, self.state, context, finite)
+        if self._has_factors:
+            multiply_weights(self.method, self.state, context, finite)
 
     def _kept(self, gate_param: Tensor, context: StepContext) -> Tensor:
         """Return x with the chosen channels open, and those closed that can't come back.

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.digits import LitDigits, fit_digits
+from helpers.digits import fit_digits
 from helpers.training import two_processes
 from pytorch_lightning.callbacks import ModelCheckpoint
 
