@@ -24,8 +24,7 @@ import gdp
 ROUNDING = 1e-5  # of the largest output: compilers fuse BN into convs and sum in another order, 2e-6 at most here
 FAR = 1e-3  # what an error has to give at least: a hundred times what is allowed
 NETS: dict[str, Callable[[], nn.Module]] = {
-    name: partial(get_model, name, weights=None)
-    for name in ("resnet18", "mobilenet_v3_small", "densenet121", "shufflenet_v2_x0_5")
+    name: partial(get_model, name, weights=None) for name in ("resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5")
 }
 DEEPLAB = "deeplabv3_mobilenet_v3_large"  # two outputs, in a dict
 NETS[DEEPLAB] = partial(get_model, DEEPLAB, weights=None, weights_backbone=None, aux_loss=True)

@@ -178,7 +178,7 @@ def test_random_networks_are_cut_exactly():
     tally = Tally()
 
     @settings(
-        max_examples=int(os.environ.get("RANDOM_NETS", "200")),
+        max_examples=int(os.environ.get("RANDOM_NETS", "120")),
         derandomize=not FUZZ,
         database=None,
         deadline=None,

@@ -26,10 +26,9 @@ def test_flops_from_counts_equal_fvcore_for_every_combination_of_counts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "googlenet", "densenet121", "regnet_x_400mf", "vit_b_16"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "googlenet"])
 def test_dense_flops_equal_fvcore(name):
-    size = 224 if name == "vit_b_16" else 64
-    net, x = torchvision.models.get_model(name, weights=None), torch.randn(1, 3, size, size)
+    net, x = torchvision.models.get_model(name, weights=None), torch.randn(1, 3, 64, 64)
     assert gdp.trace(net, x, dry_run=False).flops.dense == gdp.utils.count_flops(net, x)
 
 

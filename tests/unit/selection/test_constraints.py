@@ -45,7 +45,7 @@ def test_every_selection_is_legal_and_fits(graph, round_to, min_channels, share,
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.integers(1, 3), min_size=1, max_size=3),
     st.integers(2, 5),
