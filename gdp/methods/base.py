@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from gdp.gates import Role, Seen
@@ -92,12 +91,12 @@ class PruningMethod(Schedule, ABC):
         """
 
     def init_state(self, channels: int) -> MethodState:
-        """Return what is remembered before the first step.
+        """Return what is remembered before the first step: tensors by name, nothing if the method needs no memory.
 
         Args:
             channels: of all groups.
         """
-        return {"importance": torch.zeros(channels, dtype=torch.float32)}
+        return {}
 
     def update(self, state: MethodState, gradient: Tensor, context: StepContext) -> MethodState:
         """Return what is remembered after a training batch; weights have their gradients, and were not stepped yet.

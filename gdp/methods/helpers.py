@@ -26,7 +26,7 @@ def by_channel(context: StepContext, role: Role, function: Callable[[Tensor], Te
 
 
 def matrices(context: StepContext, role: Role) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield for every group that has parameters of a role the channels that are there, and what these have in them.
+    """Yield for every group that has parameters of a role the channels that may stay, and what these have in them.
 
     Args:
         context: where the run is.
@@ -36,15 +36,17 @@ def matrices(context: StepContext, role: Role) -> Iterator[tuple[Tensor, Tensor]
         Numbers of the channels in vectors of all channels, shape (channels,); and their slices of all parameters, each
         flattened, side by side, shape (channels, features), float32, without a graph.
     """
-    tensors = context.tensors(role)
+    tensors, may_stay = context.tensors(role), context.may_stay
+    asked = torch.cat([may_stay, torch.zeros(1, dtype=torch.bool)])
     for span in context.gates.spans.values():
-        channels = span.start + torch.nonzero(~context.gates.removed[span]).flatten()
+        channels = span.start + torch.nonzero(may_stay[span]).flatten()
         parts = []
         for tensor in tensors:
-            entries = torch.nonzero((tensor.channel >= span.start) & (tensor.channel < span.stop)).flatten()
+            channel = tensor.channel.cpu()
+            entries = torch.nonzero((channel >= span.start) & (channel < span.stop) & asked[channel]).flatten()
             if len(entries) == 0:
                 continue
-            order = tensor.channel[entries].argsort(stable=True)
+            order = channel[entries].argsort(stable=True)
             rows = tensor.parameter.detach().movedim(tensor.dim, 0)[entries[order]]
             parts.append(rows.reshape(len(channels), -1).float())
         if parts:

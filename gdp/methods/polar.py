@@ -46,6 +46,10 @@ class Polar(GlidingGates):
         if not 0 <= self.memory < 1:
             raise GDPError(f"Expected memory in [0, 1), but got {self.memory}.")
 
+    def init_state(self, channels: int) -> MethodState:
+        """Return zeros for the running mean of the squared gate gradient."""
+        return {"importance": torch.zeros(channels, dtype=torch.float32)}
+
     def update(self, state: MethodState, gradient: Tensor, context: StepContext) -> MethodState:
         """Take the squared gradient into the running mean."""
         return {"importance": sensitivity(state["importance"], gradient, self.memory)}

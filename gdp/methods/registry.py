@@ -7,11 +7,21 @@ from difflib import get_close_matches
 from gdp.errors import GDPError
 from gdp.methods.annealed import Annealed
 from gdp.methods.base import PruningMethod
+from gdp.methods.fpgm import Fpgm
+from gdp.methods.l1 import L1
+from gdp.methods.l2 import L2
 from gdp.methods.polar import Polar
+from gdp.methods.random import Random
+from gdp.methods.taylor import Taylor
 
 METHODS: dict[str, type[PruningMethod]] = {
     "annealed": Annealed,
+    "fpgm": Fpgm,
+    "l1": L1,
+    "l2": L2,
     "polar": Polar,
+    "random": Random,
+    "taylor": Taylor,
 }
 
 

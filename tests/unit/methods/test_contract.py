@@ -18,6 +18,9 @@ class Right(GlidingGates):
 
     learns_from = LearningBatches("train", 1)
 
+    def init_state(self, channels):
+        return {"seen": torch.zeros(channels)}
+
     def importance(self, state, context):
         return torch.ones_like(context.gate_param)
 

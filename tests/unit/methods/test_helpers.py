@@ -70,6 +70,20 @@ def test_after_a_cut_the_numbers_are_those_of_the_channels_that_are_left():
     assert torch.equal(matrix, matrix_before[rows]) and matrix.shape[1] > 0
 
 
+def test_matrices_hold_what_may_stay_whether_the_rest_is_cut_already_or_not():
+    tables = []
+    for cut in (False, True):
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
+        net[0].weight.data = torch.arange(108.0).view(4, 3, 3, 3)
+        context = of_network(net, X)
+        context.gates.close("0", [1])
+        if cut:
+            gdp.surgery.shrink(context.gates)
+        tables.append(next(iter(matrices(context, "writes"))))
+    assert tables[0][0].tolist() == tables[1][0].tolist() == [0, 2, 3]
+    assert tables[0][1].tolist() == tables[1][1].tolist() == torch.arange(108.0).view(4, 27)[[0, 2, 3]].tolist()
+
+
 def test_uniform_takes_the_same_fraction_of_every_group():
     net = nn.Sequential(nn.Conv2d(3, 20, 3), nn.ReLU(), nn.Conv2d(20, 40, 3), nn.ReLU(), nn.Conv2d(40, 10, 3))
     context = of_network(net, X)

@@ -1,0 +1,48 @@
+"""Networks whose weights are written out, and what methods say of their channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from helpers.contexts import of_network
+from torch import Tensor, nn
+
+import gdp
+from gdp.methods import PruningMethod, StepContext
+
+X = torch.randn(2, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+def chain(*filters: Sequence[Sequence[float]], norms: bool = False) -> nn.Sequential:
+    """1x1 convs with these filters, a matrix (channels, inputs) each, the first of which reads two channels."""
+    layers: list[nn.Module] = []
+    for matrix in filters:
+        weight = torch.tensor(matrix)
+        conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False)
+        conv.weight.data.copy_(weight[..., None, None])
+        layers += [conv, *([nn.BatchNorm2d(len(weight))] if norms else []), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def channels(net: nn.Module, x: Tensor = X, **options) -> StepContext:
+    """A step of a run with this network, whose gates are all open."""
+    return of_network(net, x, **options)
+
+
+def scores(method: PruningMethod, context: StepContext, state: dict[str, Tensor] | None = None) -> list[float]:
+    """What channels are compared by: importance per FLOP, rounded to 4 digits."""
+    state = method.init_state(len(context.gate_param)) if state is None else state
+    found = method.importance(state, context).double() / context.marginal
+    return [round(score, 4) for score in found.tolist()]
+
+
+def places(*per_group: Sequence[int]) -> list[float]:
+    """The scores of channels whose places within their groups are these, 1 for the lowest, and 0 for what is cut."""
+    return [round(place / max(group), 4) for group in per_group for place in group]
+
+
+def cut(context: StepContext, name: str, indices: Sequence[int]) -> None:
+    """Cut channels of a group out of the network."""
+    context.gates.close(name, indices)
+    gdp.surgery.shrink(context.gates)

@@ -1,0 +1,39 @@
+"""The L2 norm of filters."""
+
+from helpers.scores import chain, channels, cut, places, scores
+from torch import nn
+
+from gdp.methods import L2
+
+
+class Stream(nn.Module):
+    """A stream of two channels that two convs write, and a conv that reads it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.branch, self.last = (nn.Conv2d(n, m, 1, bias=False) for n, m in ((2, 2), (2, 2), (2, 1)))
+        self.stem.weight.data[:, :, 0, 0] = self.stem.weight.new_tensor([[3.0, 0.0], [2.0, 0.0]])
+        self.branch.weight.data[:, :, 0, 0] = self.branch.weight.new_tensor([[1.0, 0.0], [0.0, 3.0]])
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.last(x + self.branch(x))
+
+
+def test_channels_go_by_the_root_of_the_sum_of_squares():
+    # norms 5, 13, 10
+    assert scores(L2(), channels(chain([[3.0, -4.0], [5.0, 12.0], [6.0, 8.0]], [[1.0, 1.0, 1.0]]))) == places([1, 3, 2])
+
+
+def test_all_writers_of_a_stream_count():
+    # 9 + 1 and 4 + 9
+    assert scores(L2(), channels(Stream())) == places([1, 2])
+
+
+def test_after_a_cut_it_is_the_norm_of_what_is_left():
+    context = channels(chain([[3.0, 4.0], [5.0, 0.0], [6.0, 8.0]], [[1.0, 2.0, 3.0], [1.0, 3.0, 2.0]], [[1.0, 1.0]]))
+    assert scores(L2(), context)[3:] == places([1, 2])  # 14 and 14: the first goes
+    cut(context, "0", [2])
+    assert scores(L2(), context) == places([1, 2, 0], [1, 2])  # 5 and 10
+    context.gates.close("2", [1])
+    assert scores(L2(), context) == places([1, 2, 0], [1, 0])
