@@ -34,7 +34,8 @@ __all__ = [
 ]
 
 _FOLDERS = (
-    "gates", "graph", "lightning", "methods", "pruning", "report", "saving", "selection", "surgery", "tracing", "utils",
+    "gates", "graph", "layers", "lightning", "methods", "pruning", "report", "saving", "selection", "surgery",
+    "tracing", "utils",
 )  # fmt: skip
 
 

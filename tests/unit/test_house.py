@@ -14,7 +14,19 @@ from helpers.paths import ROOT, TESTS
 import gdp
 
 # from the top: every folder imports only from those above it
-FOLDERS = ["utils", "graph", "report", "tracing", "selection", "gates", "methods", "surgery", "pruning", "saving"]
+FOLDERS = [
+    "utils",
+    "layers",
+    "graph",
+    "report",
+    "tracing",
+    "selection",
+    "gates",
+    "methods",
+    "surgery",
+    "pruning",
+    "saving",
+]
 FOLDERS += ["lightning", "cli"]
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities"}
 PRESENT = [name for name in FOLDERS if (ROOT / "gdp" / name).is_dir()]

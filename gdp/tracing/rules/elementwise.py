@@ -25,13 +25,43 @@ def elementwise(call: OpCall) -> Any:
     if not activations and len(weights) == 1 and call.shape == weights[0].shape:
         return call.result(ParamRef(weights[0].name, weights[0].shape, weights[0].coords, exact=False))
 
-    # parameters that meet each other but no activation are treated as activations
+    # a weight whose filters another parameter scales is used as it is stored, since entries that are read keep apart
+    if not activations and call.op == "mul" and (scaled := _scaled_weight(call, weights)) is not None:
+        return call.result(scaled)
+
+    # parameters that meet each other otherwise, but no activation, are treated as activations
     if not activations:
         activations, weights = [call.state.as_activation(w) for w in weights], []
     merged = _merge(call, activations)
     for weight in weights:
         _carry_elementwise(call, weight, merged)
     return call.result(Labels(merged.ids, call.shape))
+
+
+def _scaled_weight(call: OpCall, operands: list[ParamRef]) -> ParamRef | None:
+    """Return the weight in a product of a weight and a parameter that scales all entries along dimension 1 alike.
+
+    A skeleton or mask of filters and kernel positions is one. What is gated or cut along dimension 1 of the weight is
+    so in the product. Along dimension 0 the other parameter carries the channels of the weight.
+
+    Args:
+        call: the product.
+        operands: of it, all of them parameters or buffers.
+
+    Returns:
+        The weight, or None where this is no such product.
+    """
+    weights = [p for p in operands if p.is_direct and p.shape == call.shape and len(p.shape) > 1 and p.shape[1] > 1]
+    if len(operands) != 2 or len(weights) != 1:
+        return None
+    (weight,), (factor,) = weights, [p for p in operands if p is not weights[0]]
+    if _pad_dims(factor.coordinates(), len(weight.shape)).shape[1] > 1:
+        return None
+    known = call.state.axes.get((weight.name, 0))
+    ids = call.channel_ids.new(weight.shape[0]) if known is None else known
+    call.state.carry(weight.name, 0, ids, call.location)
+    _carry_elementwise(call, factor, Labels.along(ids, 0, weight.shape))
+    return weight
 
 
 def _merge(call: OpCall, activations: list[Labels]) -> Labels:

@@ -28,6 +28,11 @@ def lookup(call: OpCall) -> Any:
     return call.freeze_all(reason)
 
 
+def scatter(call: OpCall) -> Any:
+    """Freeze what is added or written to channels by number, since the numbers follow no cut."""
+    return call.freeze_all(f"{call.location} adds to channels at fixed positions")
+
+
 def constant(call: OpCall) -> Any:
     """Return frozen labels for a tensor made in `forward`, since its size is written there."""
     return call.result(Labels.frozen(call.shape))
