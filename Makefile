@@ -8,7 +8,7 @@ ARGS ?=
 N ?= 1000
 BENCH ?= step
 
-.PHONY: setup demo test test-fast test-oldest compatibility fuzz lint bench coverage digits-table train-digits has-cifar10 train-cifar10 has-imagenet train-imagenet
+.PHONY: setup demo test test-fast test-oldest compatibility fuzz lint bench coverage digits-table train-digits has-cifar10 train-cifar10 compare has-imagenet train-imagenet
 
 setup: .venv/ready
 
@@ -51,7 +51,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# one of: accuracy, step, step.trace_time, training_cost, latency, latency.cost, scale; its options in ARGS
+# one of: accuracy, compare.similarity, step, step.trace_time, training_cost, latency, latency.cost, scale; its options in ARGS
 bench: setup
 	$(RUN) -m benchmarks.$(BENCH) $(ARGS)
 
@@ -73,10 +73,14 @@ train-digits: setup
 
 has-cifar10:
 	@test -n "$(DATA)" && { test -d "$(DATA)/train" || test -d "$(DATA)/cifar-10-batches-py"; } || { \
-	  echo "make train-cifar10 expects DATA=<folder> that holds cifar-10-batches-py, or train/<class>/ and test/<class>/ images, but got DATA='$(DATA)'."; exit 2; }
+	  echo "make $(filter compare train-cifar10,$(MAKECMDGOALS)) expects DATA=<folder> that holds cifar-10-batches-py, or train/<class>/ and test/<class>/ images, but got DATA='$(DATA)'."; exit 2; }
 
 train-cifar10: has-cifar10 setup
 	$(RUN) -m lightning_modules.train fit --config configs/cifar10_resnet20.yaml --data.root="$(DATA)" $(ARGS)
+
+# every method on the same images; ARGS="--model resnet20 --target 0.3 --seeds 3"; goes on where it was stopped
+compare: has-cifar10 setup
+	$(RUN) -m benchmarks.compare --data "$(DATA)" $(ARGS)
 
 has-imagenet:
 	@test -n "$(DATA)" && test -d "$(DATA)/train" && test -d "$(DATA)/val" || { \

@@ -6,7 +6,6 @@ make bench BENCH=accuracy ARGS="--data data/cifar10"
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
 from dataclasses import replace
 from itertools import groupby
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.accuracy.data import load
 from benchmarks.accuracy.gdp_methods import METHODS, VARIANTS
-from benchmarks.accuracy.jobs import jobs, missing
+from benchmarks.accuracy.jobs import jobs, missing, rows_of, write_rows
 from benchmarks.accuracy.networks import NETWORKS
 from benchmarks.accuracy.peers import PEERS
 from benchmarks.accuracy.training import SIZES
@@ -59,12 +58,7 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with context.Pool(options.workers, maxtasksperchild=8) as pool:
         for rows in pool.imap_unordered(work, [(group, options) for group in groups]):
-            fresh = not options.out.exists()
-            with options.out.open("a", newline="") as file:
-                writer = csv.DictWriter(file, rows[0])
-                if fresh:
-                    writer.writeheader()
-                writer.writerows(rows)
+            write_rows(options.out, [*rows_of(options.out), *rows])
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import ImageFolder
+from torchvision.datasets import CIFAR10, ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
 from lightning_modules.data import CIFAR_MEAN, CIFAR_STD
@@ -59,16 +60,21 @@ def decoded(root: Path) -> dict[str, Tensor]:
     """Return all images as bytes, shape (60000, 3, 32, 32) in all; they are kept in a file beside the folders.
 
     Args:
-        root: folder with train/<class>/ and test/<class>/ images.
+        root: folder with train/<class>/ and test/<class>/ images, or with torchvision's cifar-10-batches-py.
     """
     cache = root / "decoded.pt"
     if not cache.exists():
         found = {}
         for split in ("train", "test"):
-            folder = ImageFolder(str(root / split), pil_to_tensor)
-            found[f"{split}_images"] = torch.stack([image for image, _ in folder])
-            found[f"{split}_labels"] = torch.tensor(folder.targets)
-        torch.save(found, cache)
+            if (root / CIFAR10.base_folder).is_dir():
+                images: CIFAR10 | ImageFolder = CIFAR10(root, split == "train", pil_to_tensor)
+            else:
+                images = ImageFolder(str(root / split), pil_to_tensor)
+            found[f"{split}_images"] = torch.stack([image for image, _ in images])
+            found[f"{split}_labels"] = torch.tensor(images.targets)
+        temporary = cache.with_suffix(f".{os.getpid()}")
+        torch.save(found, temporary)
+        temporary.replace(cache)  # at once, as other processes may read it
     return torch.load(cache, weights_only=True)
 
 
@@ -76,7 +82,7 @@ def load(root: Path, side: int, images: int) -> dict[str, Images]:
     """Return the images of "train", "val" and "test", on the GPU if there is one.
 
     Args:
-        root: folder with train/<class>/ and test/<class>/ images.
+        root: folder with train/<class>/ and test/<class>/ images, or with torchvision's cifar-10-batches-py.
         side: pixels that the images are scaled to.
         images: how many to train on; the first ones of a fixed order.
     """

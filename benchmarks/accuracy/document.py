@@ -15,14 +15,14 @@ from typing import Any
 
 from benchmarks.accuracy.training import SIZES
 from benchmarks.common.figures import figure_at
-from benchmarks.common.markdown import table
+from benchmarks.common.markdown import between, table
 
 Row = dict[str, Any]
 OURS = "gdp polar"
 LEADERS = {"epochs": (OURS,), "flops": (OURS, "gdp polar, at once")}
 ORDER_OF_METHODS = ("dense", "uniform", "gdp polar", "gdp", "TP", "OTO", "")  # by how their names begin
 SETTING = ("size", "model", "start", "epochs")
-BEGIN, END = "<!-- accuracy -->", "<!-- end of accuracy -->"
+PART = "accuracy"  # of the document
 BUDGETS = {"epochs": "equal epochs ({} in total)", "flops": "equal training FLOPs (of gdp polar in {} epochs)"}
 ORDER_OF_MODELS = ("resnet20", "vgg16", "resnet56", "mobilenetv2")
 STARTS = {"scratch": "from scratch", "trained": "from trained weights"}
@@ -161,15 +161,13 @@ def main() -> None:
     """Replace the tables in the document."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=Path)
-    parser.add_argument("document", type=Path, help=f"what lies between {BEGIN} and {END} is replaced")
+    parser.add_argument("document", type=Path, help=f"its part <!-- {PART} --> is replaced")
     parser.add_argument("--picture", type=Path, help="drawn, if given")
     options = parser.parse_args()
     rows = read(options.rows)
     if options.picture is not None:
         draw(rows, options.picture)
-    before, _, rest = options.document.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    options.document.write_text(f"{before}{BEGIN}\n\n{sections(rows)}\n{END}{after}")
+    options.document.write_text(between(options.document.read_text(), PART, sections(rows)))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.accuracy.training import Size
 
@@ -99,8 +101,27 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     """
     if not path.exists():
         return []
-    with path.open() as file:
+    with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV file at once: whoever is killed meanwhile leaves the rows that were there before.
+
+    Args:
+        path: of the CSV file; its folder is made. Without rows there is no file.
+        rows: all of them; the first one's names are those of the columns, then come those that later ones add.
+    """
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)
 
 
 def missing(wanted: Iterable[Job], out: Path, size: str) -> list[Job]:

@@ -118,20 +118,49 @@ def run(job: Job, data: dict[str, Images], size: Size, cache: Path, weights: Pat
         cache: folder for networks after a first phase that several jobs share.
         weights: file with a state dict to start from.
     """
+    return judged(job, *trained(job, data, size, cache, weights), data, size)
+
+
+def trained(
+    job: Job, data: dict[str, Images], size: Size, cache: Path, weights: Path | None = None
+) -> tuple[nn.Module, int]:
+    """Train and prune; return the small network, and the FLOPs of all training steps.
+
+    Args:
+        job: what is run; its way is one of this comparison, or the name of one of gdp's methods.
+        data: what `load` returns.
+        size: of the comparison.
+        cache: folder for networks after a first phase that several jobs share.
+        weights: file with a state dict to start from.
+    """
     size = suited(size, job.model)
-    net, x = network(job, size, weights), data["train"][0][0][None].cpu()
-    dense = count_flops(net, x)
+    net = network(job, size, weights)
     lr = LR[job.model] if job.start == "scratch" else TUNE_LR
     torch.manual_seed(job.seed)
     if job.way == "dense":
-        spent = fit(net, data, size, job.steps, lr)
-    elif job.way == "uniform":
-        spent = fit(thinned(net, data["train"], job.target), data, size, job.steps, LR[job.model])
-    elif job.way in OURS:
-        callback = gdp.GDPCallback(job.target, **OURS[job.way])
-        spent = fit(net, data, size, job.steps, lr, [callback])
-    else:
-        net, spent = _pruned_halfway(job, net, data, size, cache, lr, int(job.target * dense))
+        return net, fit(net, data, size, job.steps, lr)
+    if job.way == "uniform":
+        net = thinned(net, data["train"], job.target)
+        return net, fit(net, data, size, job.steps, LR[job.model])
+    if job.way in PEERS:
+        flops = int(job.target * count_flops(net, data["train"][0][0][None].cpu()))
+        return _pruned_halfway(job, net, data, size, cache, lr, flops)
+    callback = gdp.GDPCallback(job.target, **OURS.get(job.way, {"method": job.way}))
+    return net, fit(net, data, size, job.steps, lr, [callback])
+
+
+def judged(job: Job, net: nn.Module, spent: int, data: dict[str, Images], size: Size) -> dict[str, Any]:
+    """Return what is left of the FLOPs, accuracies, and the training FLOPs in steps of the dense network.
+
+    Args:
+        job: what was run.
+        net: its network, as training has left it.
+        spent: FLOPs of all training steps.
+        data: what `load` returns.
+        size: of the comparison.
+    """
+    x = data["train"][0][0][None].cpu()
+    dense = count_flops(NETWORKS[job.model](size.width), x)
     return {
         "remains": count_flops(net, x) / dense,
         "val": accuracy(net, data["val"]),

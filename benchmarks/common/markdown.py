@@ -39,3 +39,21 @@ def table(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     '| network | FLOPs |\n| --- | --- |\n| resnet20 | 40 |\n'
     """
     return "\n".join([header(names), *map(row, rows)]) + "\n"
+
+
+def between(text: str, name: str, new: str) -> str:
+    r"""Return a document with other text between `<!-- name -->` and `<!-- end of name -->`.
+
+    Args:
+        text: the document; what lies between the two is replaced, and they are added at its end if they are not there.
+        name: of the part.
+        new: what belongs there.
+
+    >>> between("a\n<!-- x -->\nold\n<!-- end of x -->\nb\n", "x", "new\n")
+    'a\n<!-- x -->\n\nnew\n\n<!-- end of x -->\nb\n'
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, found, rest = text.partition(begin)
+    after = rest.partition(end)[2] if found else "\n"
+    before = before if found or not before else f"{before.rstrip()}\n\n"
+    return f"{before}{begin}\n\n{new}\n{end}{after}"
