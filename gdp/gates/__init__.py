@@ -6,6 +6,7 @@ from gdp.gates.gated_layers import gated_weight, products_shown
 from gdp.gates.gates import Gates
 from gdp.gates.gradients import gate_gradient, gate_gradients, held_out_gradients, sum_by_channel
 from gdp.gates.insert import gates_in, insert_gates
+from gdp.gates.passes import observed, passes_shown
 from gdp.gates.readers import fold_copies
 from gdp.gates.seen import Activation, Seen
 
@@ -25,6 +26,8 @@ __all__ = [
     "held_out_gradients",
     "indicator",
     "insert_gates",
+    "observed",
+    "passes_shown",
     "polar_gate",
     "products_shown",
     "sum_by_channel",

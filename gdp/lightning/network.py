@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gdp.errors import GDPError
-from gdp.utils import Inputs, get_module, in_mode, inputs_by_name, match_weights, under_plain_names, unwrap
+from gdp.lightning.compat import was_compiled
+from gdp.utils import Inputs, get_module, in_mode, inputs_by_name, is_compiled, match_weights, under_plain_names, unwrap
 
 Candidate = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of forward
 
@@ -55,6 +56,18 @@ def _has(module: nn.Module, name: str) -> bool:
     except AttributeError:
         return False
     return True
+
+
+def is_compiled_around(module: nn.Module, network: nn.Module) -> bool:
+    """Return whether a network is compiled, in part, as a whole or as a part of something larger.
+
+    Args:
+        module: the training module.
+        network: the network in it.
+    """
+    inside = {id(m) for m in network.modules()}
+    compiled = [m for m in module.modules() if is_compiled(m)]
+    return was_compiled(module) or any(id(m) in inside or any(n is network for n in m.modules()) for m in compiled)
 
 
 def example_inputs(module: nn.Module, name: str, array: Any, batch: Any) -> Inputs:

@@ -15,6 +15,7 @@ from gdp.lightning.compat import forget_loaded_checkpoint, rank_zero_info, rank_
 from gdp.lightning.cut_in_training import check_cuts, cut_during_training, is_time_to_cut
 from gdp.lightning.held_out import HeldOutBatches, make_held_out, refusal_first
 from gdp.lightning.lifecycle import abandon, build_pruner, finalize, is_in, never_fatal, restart
+from gdp.lightning.method_passes import MethodPasses, check_observable
 from gdp.lightning.module_hooks import extend_once
 from gdp.lightning.network import find_network
 from gdp.lightning.options import PruningOptions
@@ -50,6 +51,7 @@ class PruningRun:
         self._record = RunRecord(options, key, self._counter)
         self._held_out: HeldOutBatches | None = None
         self._trial = TrainingTrial()
+        self._passes = MethodPasses()
         self._log = ProgressLog(options)
         self._cuts_wait = False  # for the end of training, since cuts in training are not possible
         self._extended_hooks = ExitStack()  # hooks of the module; closing it restores them
@@ -100,7 +102,8 @@ class PruningRun:
             self._give_up()  # what an interrupted fit left
             small = any(self._record.is_small(m) for m in module.modules())
             self._held_out = None if small else make_held_out(trainer, module, self.options.pruning_method)
-            self._trial = TrainingTrial()
+            check_observable(module, self.options.pruning_method)
+            self._trial, self._passes = TrainingTrial(), MethodPasses()
             self._cuts_wait = not trains_in_this_process(trainer)
             self._extended_hooks.callback(extend_once(module, setup))
 
@@ -148,9 +151,14 @@ class PruningRun:
         self._check_cuts(trainer, module, self.pruner)
 
     def start_batch(self, trainer: Any, module: Any) -> None:
-        """Let `training_step` be tried on the first batch, which raises if it reads too much beside `forward`."""
+        """Let `training_step` be tried on the first batch, and let the method see what it looks at in passes.
+
+        Raises:
+            GDPError: `training_step` reads too much beside `forward`, or does not show the method what it needs.
+        """
         if self.pruner is not None:
             self._trial.prepare(trainer, module, self.pruner, self._extended_hooks)
+            self._passes.start_batch(trainer, module, self.pruner)
 
     def add_loss(self, loss: Tensor) -> None:
         """Note the loss of a batch."""
@@ -160,6 +168,7 @@ class PruningRun:
     def before_optimizer_step(self, trainer: Any, optimizer: Any) -> None:
         """Read the gates' gradients; they are reduced, accumulated and not yet clipped."""
         if self.pruner is not None:
+            self._passes.check_loss(self.pruner)
             self._trial.check_unread(self.pruner, self.options.shrink)
             self._counter.before_optimizer_step(trainer, optimizer, self.pruner)
 
@@ -174,6 +183,7 @@ class PruningRun:
         Raises:
             GDPError: the method needs a loss and got none, or cuts in training are not possible.
         """
+        self._passes.end_batch()
         if self.pruner is None:
             return
         stepped = self._counter.step(trainer, self.pruner)
@@ -253,6 +263,7 @@ class PruningRun:
     def clean_up(self) -> None:
         """Leave nothing behind that is of use inside a Trainer's call only; gates go if no step was made."""
         self.show_parameters(False)
+        self._passes.end_batch()
         self._close_held_out()
         self._extended_hooks.close()
         self._data.close()

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from gdp.errors import GDPError
 from gdp.lightning.compat import rank_zero_info, rank_zero_warn, rebuild_ddp
 from gdp.lightning.module_hooks import extend_once
-from gdp.lightning.protected_step import protected_loss
+from gdp.lightning.protected_step import protected_loss, put_back
 from gdp.pruning import Pruner
 from gdp.surgery import StepTrial, try_step
 from gdp.utils import Snapshot, under_plain_names
@@ -120,19 +118,6 @@ def _tried(trainer: Any, module: Any, pruner: Pruner, batch: Any, batch_idx: int
         batch: as `training_step` is about to get it; it is not changed.
         batch_idx: its number.
     """
-    gradients = [(p, p.grad) for p in module.parameters()]
-
-    @contextmanager
-    def protected() -> Iterator[None]:
-        """Put back what a training step leaves in random generators, attributes, tensors and gradients."""
-        with isolate_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                yield
-            finally:
-                snapshot.restore()
-                for parameter, gradient in gradients:
-                    parameter.grad = gradient
 
     @contextmanager
     def step() -> Iterator[Tensor]:
@@ -147,7 +132,7 @@ def _tried(trainer: Any, module: Any, pruner: Pruner, batch: Any, batch_idx: int
     except GDPError:  # lazy layers would be made by the trial
         return None
     with torch.compiler.set_stance("force_eager"):
-        return try_step(pruner.gates, step, protected)
+        return try_step(pruner.gates, step, lambda: put_back(module, snapshot))
 
 
 def _hold_open(pruner: Pruner, trial: StepTrial) -> None:

@@ -42,6 +42,16 @@ class Window(NamedTuple):
         regular = self.start + (step - self.start) // self.selection_interval * self.selection_interval
         return max(due for due in (regular, self.last_selection, self.end) if due <= step)
 
+    def next_due_step(self, step: int) -> int:
+        """Return the next step at which channels are to be chosen, or the temperature to be annealed.
+
+        Args:
+            step: optimizer steps since training began; the step itself may be the one.
+        """
+        intervals = max(0, -(-(step - self.start) // self.selection_interval))
+        regular = self.start + intervals * self.selection_interval
+        return min([regular, *(due for due in (self.last_selection, self.end) if due >= step)])
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -104,6 +104,24 @@ class MethodRun:
         state = self.method.observe(self.state, seen, context)
         self.state = {name: mean_of_all_ranks(t) if t.is_floating_point() else t for name, t in state.items()}
 
+    def forward_loss(self, seen: Seen, context: StepContext) -> Tensor | None:
+        """Return what the method adds to the loss in a pass of the network; None if nothing.
+
+        Args:
+            seen: activations and output with their graphs.
+            context: where the run is.
+
+        Raises:
+            GDPError: it is no scalar.
+        """
+        loss = self.method.forward_loss(self.state, seen, context)
+        if loss is not None and loss.dim():
+            raise GDPError(
+                f"Expected {type(self.method).__name__}.forward_loss to return a scalar tensor, or None, but got shape "
+                f"{tuple(loss.shape)}."
+            )
+        return loss
+
     def importance(self, context: StepContext) -> Tensor:
         """Return the importance of every channel, shape (channels of all groups,), on the CPU.
 

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gdp.errors import GDPError
-from gdp.gates import Gates, gate_gradients, held_out_gradients, insert_gates
+from gdp.gates import Gates, Seen, gate_gradients, held_out_gradients, insert_gates
 from gdp.graph import ChannelGraph, FlopModel
-from gdp.methods import MethodState, Polar, PruningMethod, StepContext, Window, check_value
+from gdp.methods import Polar, PruningMethod, Window, check_value
+from gdp.pruning.budget import Budget
 from gdp.pruning.finite_guard import FiniteGuard
-from gdp.pruning.method_run import MethodRun
-from gdp.pruning.pruner_state import load_pruner_state, pruner_state
+from gdp.pruning.observation import is_observation_due
+from gdp.pruning.run_state import RunState
 from gdp.pruning.untrained import UntrainedWeights
-from gdp.report import History
-from gdp.selection import WidthConstraints, allowed_fraction, check_reachable, check_target, select_for_schedule
+from gdp.selection import WidthConstraints
 from gdp.surgery import Undo, shrink
 from gdp.utils import broadcast_from_rank_zero
 
-EVERYTHING = 2.0  # a fraction of the FLOPs that allows all channels
 
-
-class Pruner:
+class Pruner(RunState):
     """Close gates along a schedule until the FLOPs target is met.
 
     Call `watch()` after every backward pass, `step()` after every optimizer step, `finish()` after training; `shrink()`
-    whenever the closed channels are to be cut; and, when `wants_held_out`, `learn(loss)` with the loss of a batch that
-    the weights are not trained on. Gates hold still at steps whose loss or gradients are not finite, and
-    until every gated weight is trained.
+    whenever the closed channels are to be cut; when `wants_held_out`, `learn(loss)` with the loss of a batch that the
+    weights are not trained on; and when `wants_observation`, before the next step, `observe(seen)`. Gates hold still at
+    steps whose loss or gradients are not finite, and until every gated weight is trained.
 
     Args:
         model: the network; gates are inserted here.
@@ -43,19 +40,6 @@ class Pruner:
         constraints: which numbers of channels are allowed; default: every one from 1 on.
         cost: what the budget counts; default: FLOPs. See `gdp.selection.latency_model`.
         gates: those that the network has already, from a run that was interrupted; call `restart` then.
-
-    Attributes:
-        gates: of the network.
-        steps: optimizer steps so far.
-        done: the window is over and the target holds.
-        keep_mask: the channels that were chosen last, shape (channels of all groups,); None before that.
-        open_counts: open channels per group then, shape (groups,); reading gates more often would stall a GPU.
-        lagrange_multiplier: lambda in units of the average: a channel stays if its share of all importance is more than
-            lambda times its share of all FLOPs.
-        last_selection_step: the step at which channels were last chosen, or the temperature annealed.
-        selected_fraction: the fraction of FLOPs that was allowed then.
-        method_run: the method, and what it remembers.
-        window_opens_at: the window does not open before this step.
 
     Raises:
         GDPError: the target is no fraction or out of reach, nothing can be pruned, or the method breaks its contract.
@@ -72,69 +56,14 @@ class Pruner:
         cost: FlopModel | None = None,
         gates: Gates | None = None,
     ) -> None:
-        check_target(target_flops)
-        self.constraints = constraints or WidthConstraints.of(graph)
-        self.cost = cost or graph.flops
-        check_reachable(replace(graph, flops=self.cost), target_flops, self.constraints)
-        self.graph, self.target_flops, self.total_steps = graph, target_flops, total_steps
-        self.method = method or Polar()
-        self.method_run = MethodRun(self.method)
-        check_value(self.method)
-        self.method.check_graph(graph)
-        self.gates = gates or insert_gates(model, graph, self.method.value, self.method.temperatures[0])
-        self._untrained = UntrainedWeights(self.gates)
+        budget = Budget(graph, target_flops, constraints or WidthConstraints.of(graph), cost or graph.flops)
+        method = method or Polar()
+        check_value(method)
+        method.check_graph(graph)
+        gates = gates or insert_gates(model, graph, method.value, method.temperatures[0])
+        self._untrained = UntrainedWeights(gates)
         self._finite_guard = FiniteGuard()
-        self._reset()
-
-    def _reset(self) -> None:
-        self.steps, self.done, self.lagrange_multiplier = 0, False, 0.0
-        self.open_counts, self.selected_fraction = self.gates.open_counts, EVERYTHING
-        self.keep_mask: Tensor | None = None
-        self.last_selection_step, self.last_gradient_step, self.window_opens_at = 0, -1, 0
-        self.gates.history = History()
-        self.method_run.begin(self.context)
-
-    def hold_open(self, reasons: Mapping[str, str]) -> None:
-        """Keep all channels of some groups, before any were chosen. Their gates stay in the network, at 1.
-
-        Args:
-            reasons: name of a group -> why it stays, in words; other names are ignored.
-
-        Raises:
-            GDPError: the target is out of reach then; nothing is changed.
-        """
-        graph = self.graph.hold_open(reasons)
-        cost = replace(graph, flops=self.cost).with_blocks(graph.blocks).flops
-        constraints = self.constraints.following(graph)
-        check_reachable(replace(graph, flops=cost), self.target_flops, constraints)
-        self.cost = graph.flops if self.cost is self.graph.flops else cost
-        self.graph, self.gates.graph, self.constraints = graph, graph, constraints
-
-    @property
-    def method_state(self) -> MethodState:
-        """What the method remembers; of `Polar` the running mean of the squared gate gradient."""
-        return self.method_run.state
-
-    @property
-    def window(self) -> Window:
-        """The steps at which the window begins and ends."""
-        return self.method.window(self.total_steps, self.window_opens_at)
-
-    @property
-    def remaining(self) -> float:
-        """Fraction of the dense FLOPs (or time) that the channels in `open_counts` cost."""
-        return self.cost.count(self.open_counts) / self.cost.dense
-
-    @property
-    def allowed(self) -> float:
-        """Fraction of the dense FLOPs (or time) that the schedule allows now."""
-        return allowed_fraction(self.window.progress(self.steps), self.target_flops)
-
-    @property
-    def context(self) -> StepContext:
-        """What the method is told of the run."""
-        now = (self.keep_mask, self.steps, self.gates.temperature, self.method.regrows)
-        return StepContext(self.gates, self.cost, self.allowed, self.window, *now)
+        super().__init__(gates, budget, method, total_steps)
 
     @property
     def wants_held_out(self) -> bool:
@@ -184,6 +113,23 @@ class Pruner:
             self.to(gradient.device)
             self.method_run.learn(reduce(gradient), self.context)
 
+    @property
+    def wants_observation(self) -> bool:
+        """Whether the method is to be shown what the batch of the optimizer step to come shows."""
+        return is_observation_due(self)
+
+    @torch.no_grad()
+    def observe(self, seen: Seen) -> None:
+        """Show the method what a batch shows; see `gdp.gates.observed`. What it remembers is averaged over processes.
+
+        Args:
+            seen: of a pass on the batch of the optimizer step to come.
+        """
+        self.gates.to(device := self.gates.readers[0].weight.device)
+        self.to(device)
+        self.method_run.observe(seen, self.context)
+        self.last_observed_step = self.steps + 1
+
     @torch.no_grad()
     def step(self, skipped: bool = False) -> None:
         """Move the gates; to be called once per optimizer step.
@@ -215,7 +161,7 @@ class Pruner:
     def finish(self) -> None:
         """Close at once what the target asks for, if training ended inside the window."""
         if not self.done:
-            self._select(self.target_flops)
+            self._select(self.budget.target)
             self._finalize()
             self._record()
 
@@ -235,13 +181,9 @@ class Pruner:
     def _select(self, fraction: float) -> None:
         """Choose what fits into this fraction of the FLOPs now, keeping open a way to meet the target exactly later."""
         context = self.context
-        importance, is_open = self.method_run.importance(context), context.may_stay
-        budget = (self.cost, self.constraints, self.target_flops, fraction)
-        chosen = select_for_schedule(importance, self.gates.group_of, is_open, *budget)
-        self.selected_fraction = fraction
+        chosen = self.budget.choose(self.method_run.importance(context), context, fraction)
         self.keep_mask = broadcast_from_rank_zero(chosen.keep_mask.to(self.gates.gate_param.device))
-        total = max(float(importance[is_open].sum()), 1e-30)
-        self.lagrange_multiplier = chosen.lagrange_multiplier * self.cost.dense / total
+        self.selected_fraction, self.lagrange_multiplier = fraction, chosen.lagrange_multiplier
         self.open_counts = self.gates.open_counts
 
     def _finalize(self) -> None:
@@ -270,26 +212,7 @@ class Pruner:
         """Begin a run anew on a network that an interrupted one has cut in part; what is open opens fully."""
         self.gates.value_function = self.method.value
         self.gates.set(torch.where(self.gates.gate_param > 0, 1.0, 0.0), self.method.temperatures[0])
-        self._reset()
-
-    def to(self, device: torch.device) -> None:
-        """Bring what is remembered to `device`, where the weights are."""
-        self.method_run.to(device)
-        self.keep_mask = None if self.keep_mask is None else self.keep_mask.to(device)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything a resumed run needs: tensors, numbers, bools and strings."""
-        return pruner_state(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken; `resume()` lets the gates act.
-
-        What was cut by then is cut now; load the network's and the optimizers' states after that.
-
-        Raises:
-            GDPError: it was taken with another network, other frozen parts, another target or another method.
-        """
-        load_pruner_state(self, state)
+        self.begin()
 
     def resume(self) -> None:
         """Let loaded gates act, in float32, once the network is on its device and the user's optimizers exist."""

@@ -4,11 +4,12 @@ from gdp.selection.budget import allowed_fraction, check_reachable, check_target
 from gdp.selection.constraints import WidthConstraints, check_width_options
 from gdp.selection.latency import UNITS, latency_model
 from gdp.selection.ranking import Ranking
-from gdp.selection.select import select_channels, select_for_schedule
+from gdp.selection.select import Selection, select_channels, select_for_schedule
 
 __all__ = [
     "UNITS",
     "Ranking",
+    "Selection",
     "WidthConstraints",
     "allowed_fraction",
     "check_reachable",

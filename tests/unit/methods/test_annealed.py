@@ -61,8 +61,8 @@ def by_autograd(net, x, pruner):
     gates, method = pruner.gates, pruner.method
     alpha = (2 * gates.gate_param.double() - 1).requires_grad_()
     value = torch.sigmoid(alpha / gates.temperature) / torch.sigmoid(torch.tensor(1 / gates.temperature).double())
-    opened = torch.zeros(len(pruner.cost.sizes), dtype=torch.float64).index_add(0, gates.group_of, value)
-    ratio = expected_flops(pruner.cost, opened) / (pruner.allowed * pruner.cost.dense)
+    opened = torch.zeros(len(pruner.budget.cost.sizes), dtype=torch.float64).index_add(0, gates.group_of, value)
+    ratio = expected_flops(pruner.budget.cost, opened) / (pruner.allowed * pruner.budget.cost.dense)
     off = ratio.item() - 1
     budget = 0.0 if abs(off) <= method.tolerance else method.budget * (1 if off > 0 else -1)
     values = torch.cat([value.float(), torch.ones(1)])

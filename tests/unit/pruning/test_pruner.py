@@ -188,11 +188,11 @@ def test_groups_that_are_held_open_keep_all_channels_and_the_others_meet_the_tar
 def test_a_target_that_is_out_of_reach_with_what_is_held_open_is_refused_and_nothing_changes():
     net = Residual()
     pruner = gdp.Pruner(net, gdp.trace(net, X, dry_run=False), 0.3, 60)
-    before = pruner.graph, pruner.constraints, pruner.cost
+    before = pruner.budget
     reasons = {group.name: "something else reads it" for group in pruner.graph.groups}
     with pytest.raises(gdp.GDPError, match=r"out of reach(.|\n)*a\.0 \(6 channels\): something else reads it"):
         pruner.hold_open(reasons)
-    assert (pruner.graph, pruner.constraints, pruner.cost) == before and pruner.gates.graph is pruner.graph
+    assert pruner.budget is before and pruner.gates.graph is pruner.graph
 
 
 def test_a_budget_in_time_knows_what_is_held_open():
@@ -200,9 +200,9 @@ def test_a_budget_in_time_knows_what_is_held_open():
     net = randomize(Residual())
     graph = gdp.trace(net, X, dry_run=False)
     pruner = gdp.Pruner(net, graph, 0.7, 60, cost=gdp.selection.latency_model(net, graph))
-    coef = pruner.cost.coef
+    coef = pruner.budget.cost.coef
     pruner.hold_open({"a.0": "something else reads it"})
-    assert torch.equal(pruner.cost.coef, coef)
+    assert torch.equal(pruner.budget.cost.coef, coef)
     train(net, pruner, torch.optim.SGD(net.parameters(), 0.01), 60)
     assert pruner.open_counts[[g.name for g in graph.groups].index("a.0")] == 6 and pruner.remaining <= 0.7
 
