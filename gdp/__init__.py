@@ -3,7 +3,7 @@
 from gdp.errors import GDPError
 from gdp.gates import insert_gates
 from gdp.graph import ChannelGraph
-from gdp.lightning import GDPCallback
+from gdp.lightning import GDPCallback, LayersCallback
 from gdp.methods import Annealed, Polar, PruningMethod
 from gdp.pruning import Pruner
 from gdp.report import Report
@@ -17,6 +17,7 @@ __all__ = [
     "ChannelGraph",
     "GDPCallback",
     "GDPError",
+    "LayersCallback",
     "Polar",
     "Pruner",
     "PruningMethod",

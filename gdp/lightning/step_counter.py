@@ -133,8 +133,7 @@ class StepCounter:
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if any(id(reader.weight) in trained for reader in pruner.gates.readers):
             self._trained = True
-            scaled = getattr(optimizer, "_step_supports_amp_scaling", False)  # fused optimizers unscale by themselves
-            pruner.watch(self._loss, gradient_scale(trainer) if scaled else 1.0, trained)
+            pruner.watch(self._loss, scale_of_gradients(trainer, optimizer), trained)
             self._loss = None
 
     def step(self, trainer: Any, pruner: Pruner) -> bool:
@@ -181,3 +180,13 @@ def gradient_scale(trainer: Any) -> float:
     """
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return 1.0 if scaler is None else float(scaler.get_scale())
+
+
+def scale_of_gradients(trainer: Any, optimizer: Optimizer) -> float:
+    """Return what gradients are multiplied with before an optimizer steps; fused ones undo the scaling by themselves.
+
+    Args:
+        trainer: of either family.
+        optimizer: that is about to step.
+    """
+    return gradient_scale(trainer) if getattr(optimizer, "_step_supports_amp_scaling", False) else 1.0

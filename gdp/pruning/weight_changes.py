@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gdp.methods import MethodState, PruningMethod, StepContext
+from gdp.utils import add_gradient
 
 
 def add_penalty(
@@ -23,15 +24,8 @@ def add_penalty(
         trained: ids of the parameters that are about to be stepped; None for all of the network.
     """
     with torch.enable_grad():
-        penalty = method.penalty(state, context)
-        if penalty is None or not penalty.requires_grad:
-            return
-        every = [p for p in context.gates.model.parameters() if p.requires_grad]
-        every = [p for p in every if trained is None or id(p) in trained]
-        found = torch.autograd.grad(penalty * scale, every, allow_unused=True)
-    for parameter, gradient in zip(every, found, strict=True):
-        if gradient is not None:
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        every = [p for p in context.gates.model.parameters() if trained is None or id(p) in trained]
+        add_gradient(method.penalty(state, context), every, scale)
 
 
 def multiply_weights(method: PruningMethod, state: MethodState, context: StepContext, finite: Tensor) -> None:

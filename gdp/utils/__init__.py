@@ -4,6 +4,7 @@ from gdp.utils.difference import Difference, finite_weights, in_float64
 from gdp.utils.distributed import all_ranks, broadcast_from_rank_zero, mean_of_all_ranks, of_all_ranks
 from gdp.utils.files import AnyPath, check_intact, read_checked, write_atomically
 from gdp.utils.fvcore_flops import count_and_run, count_flops, count_parameters
+from gdp.utils.gradients import add_gradient
 from gdp.utils.inputs import (
     Inputs,
     arguments,
@@ -43,6 +44,7 @@ __all__ = [
     "Difference",
     "Inputs",
     "Snapshot",
+    "add_gradient",
     "all_ranks",
     "arguments",
     "as_inputs",

@@ -1,0 +1,25 @@
+"""Add to the gradients that parameters have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def add_gradient(loss: Tensor | None, parameters: Iterable[nn.Parameter], scale: float = 1.0) -> None:
+    """Add the gradient of a loss to `grad` of the parameters it depends on, as if it had been part of the loss so far.
+
+    Args:
+        loss: a scalar with its graph; without one, or without a loss, nothing happens.
+        parameters: that may get a gradient; those that are not trained get none.
+        scale: what the gradients are multiplied with that are there (by a gradient scaler).
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    if loss is None or not loss.requires_grad or not trained:
+        return
+    found = torch.autograd.grad(loss * scale, trained, allow_unused=True)
+    for parameter, gradient in zip(trained, found, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
