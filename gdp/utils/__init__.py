@@ -1,10 +1,10 @@
 """Collect tools that know nothing of pruning: names, inputs, module state, FLOPs by fvcore, files, processes."""
 
+from gdp.utils.added_gradients import add_gradient
 from gdp.utils.difference import Difference, finite_weights, in_float64
 from gdp.utils.distributed import all_ranks, broadcast_from_rank_zero, mean_of_all_ranks, of_all_ranks
 from gdp.utils.files import AnyPath, check_intact, read_checked, write_atomically
 from gdp.utils.fvcore_flops import count_and_run, count_flops, count_parameters
-from gdp.utils.gradients import add_gradient
 from gdp.utils.inputs import (
     Inputs,
     arguments,
