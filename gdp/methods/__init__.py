@@ -5,6 +5,7 @@ from gdp.methods.annealed import Annealed
 from gdp.methods.base import LearningBatches, MethodState, PruningMethod, anneal
 from gdp.methods.context import StepContext
 from gdp.methods.contract import check_importance, check_method, check_value
+from gdp.methods.dais import DAIS
 from gdp.methods.fpgm import Fpgm
 from gdp.methods.gliding import GlidingGates, polarize
 from gdp.methods.helpers import by_channel, globally, matrices, rank_match, uniform
@@ -17,6 +18,7 @@ from gdp.methods.schedule import Schedule, Window
 from gdp.methods.taylor import Taylor
 
 __all__ = [
+    "DAIS",
     "L1",
     "L2",
     "Activation",

@@ -1,4 +1,4 @@
-"""Annealed indicators: DAIS (Guan et al., arXiv 2011.02166). They learn on held-out batches, weights on the rest.
+"""Annealed indicators: our version of DAIS (arXiv 2011.02166). They learn on held-out batches, weights on the rest.
 
 From the batches of the weights they take the squared gate gradient alone: by how much a channel is needed.
 
@@ -47,7 +47,8 @@ class Annealed(PruningMethod):
         lasso: weight of the L1 term, equation 8.
         tolerance: the budget term is 0 where the FLOPs lie this close to what is allowed, as a fraction of it.
 
-    Source: DAIS (Guan et al., arXiv 2011.02166); docs/method.md says what is our own.
+    Source: DAIS (Guan et al., arXiv 2011.02166); docs/method.md says what is our own. `gdp.methods.DAIS` has the
+    paper's terms alone.
 
     Raises:
         GDPError: an option is out of range.
@@ -142,10 +143,9 @@ class Annealed(PruningMethod):
         """Return the derivative of the regularizers by the logarithm of every indicator, less the pressure given back.
 
         The budget term is `log(E / B)` above the tolerance band, `-log(E / B)` below it and 0 within (equation 10, with
-        E of equation 9, bilinear in the sums of indicators, which are scaled as the gates are). Own choice: B is what
-        the schedule allows at the moment, not the target from the beginning on; and the L1 norm is a mean, so that its
-        weight suits networks of any size. Indicators joined by a shortcut are one and the same here, so the term that
-        makes them agree (equation 11) is zero whatever they are.
+        E of equation 9, bilinear in the sums of indicators, which are scaled as the gates are, and B of `budgeted`).
+        Own choice: the L1 norm is a mean, so that its weight suits networks of any size. Indicators joined by a
+        shortcut are one and the same here, so the term that makes them agree (equation 11) is zero whatever they are.
 
         Above the band, a part of the pressure is given back (own choice). Scaling all gates of a group alike changes
         nothing where batch norm follows, so the loss gradients of a group cancel each other out: nothing but the budget
@@ -160,7 +160,7 @@ class Annealed(PruningMethod):
         group_of, cost = context.group_of, context.cost
         open_sums = torch.zeros(len(cost.sizes), dtype=torch.float64).index_add_(0, group_of, value.double().cpu())
         expected = cost.expected(open_sums)
-        off = expected / (context.allowed * cost.dense) - 1
+        off = expected / (self.budgeted(context) * cost.dense) - 1
         sign = 0.0 if abs(off) <= self.tolerance else (1.0 if off > 0 else -1.0)
         per_group = self.budget * sign / expected * cost.marginal(open_sums)
         pressure = per_group[group_of].to(value.device, torch.float32) * value
@@ -169,6 +169,16 @@ class Annealed(PruningMethod):
         needed = torch.where(context.gate_param > 0, state["sensitivity"], 0.0)
         given_back = self.curvature * pressure.sum().clamp_min(0) * needed / needed.sum().clamp_min(1e-30)
         return pressure - given_back + self.lasso / len(value) * value
+
+    def budgeted(self, context: StepContext) -> float:
+        """Return B of the budget term, as a fraction of the dense FLOPs.
+
+        Own choice: what the schedule allows at the moment, not the target from the beginning on.
+
+        Args:
+            context: where the run is.
+        """
+        return context.allowed
 
     def importance(self, state: MethodState, context: StepContext) -> Tensor:
         """Return x times the FLOPs of a channel, so that alpha alone decides: its budget term has weighed the FLOPs.
@@ -185,12 +195,23 @@ class Annealed(PruningMethod):
 
         Own choice: in the last quarter of the window, gates move at a constant pace to the side on which they will end.
         """
-        gate_param, keep_mask, temperature = context.gate_param, context.chosen, context.temperature
-        if temperature < self.temperature(0.75):
-            change = torch.where(keep_mask, 4.0, -4.0) / (context.window.end - context.window.start)
+        gate_param = context.gate_param
+        if context.temperature < self.temperature(0.75):
+            change = torch.where(context.chosen, 4.0, -4.0) / (context.window.end - context.window.start)
             gate_param = torch.where(gate_param > 0, (gate_param + change).clamp(ADAM_EPS, 1.0), 0.0)
-        return torch.where(~keep_mask & (indicator(gate_param, temperature) < CLOSED_BELOW), 0.0, gate_param)
+        return closed(gate_param, context)
 
     def finalize(self, state: MethodState, context: StepContext) -> Tensor:
         """Return 0, or x with an indicator above 1/2."""
         return torch.where(context.chosen, context.gate_param.clamp_min((1 + context.temperature) / 2), 0.0)
+
+
+def closed(gate_param: Tensor, context: StepContext) -> Tensor:
+    """Return x with the indicators that are as good as closed, and not of chosen channels, set to exactly 0.
+
+    Args:
+        gate_param: x of every gate, shape (channels of all groups,).
+        context: where the run is.
+    """
+    is_low = indicator(gate_param, context.temperature) < CLOSED_BELOW
+    return torch.where(~context.chosen & is_low, 0.0, gate_param)

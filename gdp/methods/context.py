@@ -25,6 +25,7 @@ class StepContext:
         steps: optimizer steps since training began.
         temperature: of the gate function, now.
         regrows: whether closed channels may be chosen again.
+        target: the fraction of the dense FLOPs that is to remain in the end.
     """
 
     gates: Gates
@@ -35,6 +36,7 @@ class StepContext:
     steps: int
     temperature: float
     regrows: bool
+    target: float
 
     @property
     def chosen(self) -> Tensor:

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from gdp.errors import GDPError
 from gdp.methods.annealed import Annealed
 from gdp.methods.base import PruningMethod
+from gdp.methods.dais import DAIS
 from gdp.methods.fpgm import Fpgm
 from gdp.methods.l1 import L1
 from gdp.methods.l2 import L2
@@ -16,6 +17,7 @@ from gdp.methods.taylor import Taylor
 
 METHODS: dict[str, type[PruningMethod]] = {
     "annealed": Annealed,
+    "dais": DAIS,
     "fpgm": Fpgm,
     "l1": L1,
     "l2": L2,

@@ -113,7 +113,7 @@ class RunState:
     @property
     def context(self) -> StepContext:
         """What the method is told of the run."""
-        now = (self.keep_mask, self.steps, self.gates.temperature, self.method.regrows)
+        now = (self.keep_mask, self.steps, self.gates.temperature, self.method.regrows, self.budget.target)
         return StepContext(self.gates, self.budget.cost, self.allowed, self.window, *now)
 
     def to(self, device: torch.device) -> None:

@@ -16,7 +16,7 @@ def at(gate_param, keep_mask=None, temperature=0.1, steps=15):
     """A step at which gates stand so; there is no network, so only what concerns gates can be asked."""
     gates = SimpleNamespace(gate_param=torch.tensor(gate_param), removed=torch.zeros(len(gate_param), dtype=torch.bool))
     mask = None if keep_mask is None else torch.tensor(keep_mask)
-    return StepContext(gates, None, 0.5, WINDOW, mask, steps, temperature, False)
+    return StepContext(gates, None, 0.5, WINDOW, mask, steps, temperature, False, 0.4)
 
 
 def of_network(net: nn.Module, x: torch.Tensor, regrows: bool = False, **options) -> StepContext:
@@ -24,4 +24,5 @@ def of_network(net: nn.Module, x: torch.Tensor, regrows: bool = False, **options
     graph = gdp.trace(net, x, dry_run=False)
     gates: Gates = gdp.insert_gates(net, graph)
     found = {"allowed": 0.5, "keep_mask": torch.ones(len(gates.gate_param), dtype=torch.bool), "steps": 15} | options
-    return StepContext(gates, graph.flops, found["allowed"], WINDOW, found["keep_mask"], found["steps"], 0.1, regrows)
+    now = (found["allowed"], WINDOW, found["keep_mask"], found["steps"], 0.1, regrows, 0.4)
+    return StepContext(gates, graph.flops, *now)
