@@ -16,7 +16,7 @@ from gdp.methods.helpers import matrices, uniform
 
 
 @dataclass(frozen=True)
-class Fpgm(GlidingGates):
+class FPGM(GlidingGates):
     """Keep channels whose filters are far from all others of the group, and the same fraction of every group.
 
     The score of filter i is `sum_j ||W_i - W_j||_2` over the filters that may stay: those near the geometric median are

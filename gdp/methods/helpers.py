@@ -84,6 +84,24 @@ def globally(score: Tensor, context: StepContext) -> Tensor:
     return score.detach().double().cpu() * context.marginal
 
 
+def relative(score: Tensor, context: StepContext) -> Tensor:
+    """Return a score in units of its mean over the channels of a group that may stay, so that groups can be compared.
+
+    Args:
+        score: of every channel, not negative, in any unit, shape (channels of all groups,).
+        context: where the run is.
+
+    Returns:
+        Scores, shape (channels of all groups,), float64, on the CPU; 0 for channels that can't stay.
+    """
+    found = torch.where(context.may_stay, score.detach().double().cpu(), 0.0)
+    total, count = (
+        torch.zeros(len(context.gates.spans), dtype=torch.float64).index_add(0, context.group_of, numbers)
+        for numbers in (found, context.may_stay.double())
+    )
+    return found * (count / total.clamp_min(1e-30))[context.group_of]
+
+
 def rank_match(how_many: Tensor, which: Tensor, context: StepContext) -> Tensor:
     """Return scores in which one says how many channels of a group stay, another one which they are.
 

@@ -7,22 +7,30 @@ from difflib import get_close_matches
 from gdp.errors import GDPError
 from gdp.methods.annealed import Annealed
 from gdp.methods.base import PruningMethod
+from gdp.methods.chex import CHEX
+from gdp.methods.cpmc import CPMC
 from gdp.methods.dais import DAIS
-from gdp.methods.fpgm import Fpgm
+from gdp.methods.dcp import DCP
+from gdp.methods.fpgm import FPGM
 from gdp.methods.l1 import L1
 from gdp.methods.l2 import L2
 from gdp.methods.polar import Polar
 from gdp.methods.random import Random
+from gdp.methods.repetition import Repetition
 from gdp.methods.taylor import Taylor
 
 METHODS: dict[str, type[PruningMethod]] = {
     "annealed": Annealed,
+    "chex": CHEX,
+    "cpmc": CPMC,
     "dais": DAIS,
-    "fpgm": Fpgm,
+    "dcp": DCP,
+    "fpgm": FPGM,
     "l1": L1,
     "l2": L2,
     "polar": Polar,
     "random": Random,
+    "repetition": Repetition,
     "taylor": Taylor,
 }
 

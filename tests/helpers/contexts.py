@@ -24,5 +24,6 @@ def of_network(net: nn.Module, x: torch.Tensor, regrows: bool = False, **options
     graph = gdp.trace(net, x, dry_run=False)
     gates: Gates = gdp.insert_gates(net, graph)
     found = {"allowed": 0.5, "keep_mask": torch.ones(len(gates.gate_param), dtype=torch.bool), "steps": 15} | options
-    now = (found["allowed"], WINDOW, found["keep_mask"], found["steps"], 0.1, regrows, 0.4)
+    target = found.get("target", 0.4)
+    now = (found["allowed"], WINDOW, found["keep_mask"], found["steps"], 0.1, regrows, target)
     return StepContext(gates, graph.flops, *now)

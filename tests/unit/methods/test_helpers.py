@@ -6,7 +6,7 @@ from helpers.networks import Residual, randomize
 from torch import nn
 
 import gdp
-from gdp.methods import by_channel, globally, matrices, rank_match, uniform
+from gdp.methods import by_channel, globally, matrices, rank_match, relative, uniform
 
 X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -111,3 +111,9 @@ def test_rank_match_gives_the_best_by_identity_the_largest_number():
     how_many = torch.tensor([5.0, 1.0, 3.0, 0.2, 0.4])
     which = torch.tensor([0.1, 0.2, 0.3, 9.0, 8.0])
     assert rank_match(how_many, which, context).tolist() == torch.tensor([1.0, 3.0, 5.0, 0.4, 0.2]).double().tolist()
+
+
+def test_relative_scores_have_a_mean_of_one_over_the_channels_that_may_stay():
+    context = of_network(nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1)), X)
+    context.gates.close("0", [1])
+    assert relative(torch.tensor([1.0, 7.0, 3.0, 0.0, 0.0]), context).tolist() == [0.5, 0.0, 1.5, 0.0, 0.0]

@@ -1,23 +1,8 @@
 """The L2 norm of filters."""
 
-from helpers.scores import chain, channels, cut, places, scores
-from torch import nn
+from helpers.scores import Stream, chain, channels, cut, places, scores
 
 from gdp.methods import L2
-
-
-class Stream(nn.Module):
-    """A stream of two channels that two convs write, and a conv that reads it."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.branch, self.last = (nn.Conv2d(n, m, 1, bias=False) for n, m in ((2, 2), (2, 2), (2, 1)))
-        self.stem.weight.data[:, :, 0, 0] = self.stem.weight.new_tensor([[3.0, 0.0], [2.0, 0.0]])
-        self.branch.weight.data[:, :, 0, 0] = self.branch.weight.new_tensor([[1.0, 0.0], [0.0, 3.0]])
-
-    def forward(self, x):
-        x = self.stem(x)
-        return self.last(x + self.branch(x))
 
 
 def test_channels_go_by_the_root_of_the_sum_of_squares():
