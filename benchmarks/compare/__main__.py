@@ -130,7 +130,10 @@ def run_missing(
 def main() -> None:
     """Run what is missing, and write the page from all rows."""
     options = parse()
-    run_missing(options)
+    try:
+        run_missing(options)
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from here.")
     print(write(options.out))
 
 

@@ -37,9 +37,10 @@ prune and fine-tune in other set-ups than this one.
 """
 STEPS = """Two trainings, dense and with the method, take turns step by step in one process and one thread. A step
 lasts from the moment its batch is there until the next one is, so that batches which a method observes or learns on
-are in it. The ratio is that of sums over blocks of 20 steps: median over 6 blocks after one that warms up, and in
-brackets the quartiles (where several targets were measured, the outermost). Other load on the machine meets both
-alike; dense against dense shows what is left of it. *Against polar* divides two such ratios.
+are in it. The ratio is that of sums over blocks of 20 steps, of CPU time where the CPU computes: median over 6 blocks
+after one that warms up, and in brackets the quartiles (where several targets were measured, the outermost). Other load
+on the machine meets both alike; dense against dense shows what is left of it. What gates cost does not grow with the
+images, so it weighs less where steps take longer: see docs/step_overhead.md. *Against polar* divides two such ratios.
 """
 
 

@@ -6,9 +6,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 from gdp.utils import first_line
@@ -70,7 +71,8 @@ def _received(pipe: Any, process: Any) -> Found:
 
 
 def _child(work: Callable[[Task], Found], task: Task, pipe: Connection, log: Path) -> None:
-    """Do a task, and send what came of it."""
+    """Do a task, and send what came of it; end with the process that waits for it."""
+    Thread(target=_end_with_parent, daemon=True).start()
     sys.stdout = sys.stderr = log.open("a", buffering=1)  # of Python, and of libraries
     for standard in (1, 2):
         os.dup2(sys.stdout.fileno(), standard)
@@ -82,3 +84,10 @@ def _child(work: Callable[[Task], Found], task: Task, pipe: Connection, log: Pat
         found = {FAILED: f"{type(error).__name__}: {first_line(error)}"}
     pipe.send(found)
     pipe.close()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
