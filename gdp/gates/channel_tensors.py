@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -33,6 +34,36 @@ class ChannelTensor:
     dim: int
     channel: Tensor
 
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor | None]:
+        """The channels that have entries, each once, and their entries.
+
+        Shapes (present,) and (present, most entries of one); a place past the end stands for none. The second is None
+        if every entry is the only one of its channel.
+        """
+        order = self.channel.argsort(stable=True)
+        present, counts = self.channel[order].unique_consecutive(return_counts=True)
+        if len(present) == len(order):
+            return self.channel, None
+        within = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        places = order.new_full((len(present), int(counts.max())), len(order))
+        places[torch.arange(len(present), device=order.device).repeat_interleave(counts), within] = order
+        return present, places
+
+    def sums(self, per_entry: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the channels that have entries, each once, and the sum over the entries of each.
+
+        Numbers are added in the same order every time, on GPUs, too: processes that compute the same penalty must not
+        come to different weights.
+
+        Args:
+            per_entry: a number for every entry along `dim`, shape (size along dim,).
+        """
+        present, places = self._places
+        if places is None:
+            return present, per_entry
+        return present, torch.cat([per_entry, per_entry.new_zeros(1)])[places].sum(1)
+
     def expand(self, per_channel: Tensor, rest: float) -> Tensor:
         """Return something that channels have, shaped to be multiplied with the parameter.
 
@@ -46,15 +77,13 @@ class ChannelTensor:
         return padded.to(self.parameter.device)[self.channel].view(shape)
 
 
-def channel_sums(
-    tensors: tuple[ChannelTensor, ...], channels: int, function: Callable[[Tensor], Tensor] = torch.square
-) -> Tensor:
+def channel_sums(tensors: tuple[ChannelTensor, ...], channels: int, function: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the sum of a function over all entries of every channel, differentiable in the parameters.
 
     Args:
         tensors: parameters.
         channels: of all groups.
-        function: makes numbers of the same shape of a parameter; default: squares.
+        function: makes numbers of the same shape of a parameter.
 
     Returns:
         Sums, shape (channels,), float32; 0 for channels without an entry.
@@ -64,7 +93,7 @@ def channel_sums(
     for tensor in tensors:
         values = function(tensor.parameter).float()
         others = [d for d in range(values.dim()) if d != tensor.dim]
-        total = total.index_add(0, tensor.channel, values.sum(others) if others else values)
+        total = total.index_add(0, *tensor.sums(values.sum(others) if others else values))
     return total[:-1]
 
 
@@ -117,4 +146,4 @@ def _role(model: nn.Module, name: str, shape: tuple[int, ...]) -> Role | None:
         return None
     if (isinstance(module, CONV | nn.Linear) and own == "weight") or sum(size > 1 for size in shape) > 1:
         return "writes"
-    return "shifts" if own.endswith(("bias", "beta")) else "scales"
+    return "shifts" if "bias" in own or own.endswith("beta") else "scales"

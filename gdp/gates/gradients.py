@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import torch
 from torch import Tensor, nn
 
@@ -33,19 +35,22 @@ def gate_gradient(weight: Tensor, grad: Tensor, dim: int) -> Tensor:
     return product.sum(tuple(range(1, product.dim()))) if product.dim() > 1 else product
 
 
-def gate_gradients(gates: Gates, loss: Tensor | None = None) -> Tensor | None:
+def gate_gradients(gates: Gates, loss: Tensor | None = None, trained: Container[int] | None = None) -> Tensor | None:
     """Return `g_c * dL/dg_c` for every channel c of all groups, summed over the weights that read it.
 
     Args:
         gates: of the network; their state is moved to the device of the weights.
         loss: scalar; its gradients are computed here, and `weight.grad` is left as it is. Default: take `weight.grad`.
+        trained: ids of the parameters that are about to be stepped; default: all of the network.
 
     Returns:
-        Gradients, shape (channels of all groups,), float32; None if no gated weight has a gradient.
+        Gradients, shape (channels of all groups,), float32; None if no gated weight has a gradient, or none is trained.
     """
     # the gradients of the gated weights
     readers = gates.readers
     weights = [reader.weight for reader in readers]
+    if trained is not None and not any(id(weight) in trained for weight in weights):
+        return None
     grads = _gradients(weights, loss)
     if all(grad is None for grad in grads):
         return None

@@ -131,10 +131,11 @@ class StepCounter:
             pruner: of the run.
         """
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if any(id(reader.weight) in trained for reader in pruner.gates.readers):
-            self._trained = True
-            pruner.watch(self._loss, scale_of_gradients(trainer, optimizer), trained)
-            self._loss = None
+        reads = any(id(reader.weight) in trained for reader in pruner.gates.readers)
+        if reads or any(id(p) in trained for p in pruner.gates.model.parameters()):
+            self._trained = self._trained or reads
+            pruner.watch(self._loss if reads else None, scale_of_gradients(trainer, optimizer), trained)
+            self._loss = None if reads else self._loss
 
     def step(self, trainer: Any, pruner: Pruner) -> bool:
         """Let the pruner step if the batch that has ended was a step of it, and return whether it was.

@@ -3,57 +3,83 @@
 from gdp.gates import Activation, ChannelTensor, Role, Seen
 from gdp.methods.annealed import Annealed
 from gdp.methods.base import LearningBatches, MethodState, PruningMethod, anneal
+from gdp.methods.bwcp import BWCP
 from gdp.methods.chex import CHEX
 from gdp.methods.context import StepContext
 from gdp.methods.contract import check_importance, check_method, check_value
 from gdp.methods.cpmc import CPMC
 from gdp.methods.dais import DAIS
 from gdp.methods.dcp import DCP
+from gdp.methods.ffr import FFR
 from gdp.methods.fpgm import FPGM
+from gdp.methods.ghfp import GHFP
 from gdp.methods.gliding import GlidingGates, polarize
-from gdp.methods.helpers import by_channel, globally, matrices, rank_match, relative, uniform
+from gdp.methods.hard_gates import HardGates
+from gdp.methods.helpers import by_channel, globally, matrices, percentiles, rank_match, relative, uniform
+from gdp.methods.hesso import HESSO
+from gdp.methods.hspg import HSPG
 from gdp.methods.l1 import L1
 from gdp.methods.l2 import L2
+from gdp.methods.oicsr import OICSR
 from gdp.methods.polar import Polar, sensitivity
+from gdp.methods.polarization import Polarization
 from gdp.methods.random import Random
 from gdp.methods.registry import get, names, resolve_method
 from gdp.methods.repetition import Repetition
 from gdp.methods.schedule import Schedule, Window
+from gdp.methods.sfp import SFP
+from gdp.methods.sgl import SGL
+from gdp.methods.slimming import Slimming
 from gdp.methods.taylor import Taylor
+from gdp.methods.weights_of_channels import channel_norms, entry_counts
 
 __all__ = [
+    "BWCP",
     "CHEX",
     "CPMC",
     "DAIS",
     "DCP",
+    "FFR",
     "FPGM",
+    "GHFP",
+    "HESSO",
+    "HSPG",
     "L1",
     "L2",
+    "OICSR",
+    "SFP",
+    "SGL",
     "Activation",
     "Annealed",
     "ChannelTensor",
     "GlidingGates",
+    "HardGates",
     "LearningBatches",
     "MethodState",
     "Polar",
+    "Polarization",
     "PruningMethod",
     "Random",
     "Repetition",
     "Role",
     "Schedule",
     "Seen",
+    "Slimming",
     "StepContext",
     "Taylor",
     "Window",
     "anneal",
     "by_channel",
+    "channel_norms",
     "check_importance",
     "check_method",
     "check_value",
+    "entry_counts",
     "get",
     "globally",
     "matrices",
     "names",
+    "percentiles",
     "polarize",
     "rank_match",
     "relative",

@@ -11,7 +11,12 @@ from gdp.gates import Role, channel_sums
 from gdp.methods.context import StepContext
 
 
-def by_channel(context: StepContext, role: Role, function: Callable[[Tensor], Tensor] = torch.square) -> Tensor:
+def _squares(parameter: Tensor) -> Tensor:
+    """Return the squares of a parameter, float32: those of small numbers in float16 would be 0."""
+    return parameter.float().square()
+
+
+def by_channel(context: StepContext, role: Role, function: Callable[[Tensor], Tensor] = _squares) -> Tensor:
     """Return the sum of a function over all entries that a channel has in parameters, differentiable in these.
 
     Args:
@@ -22,7 +27,8 @@ def by_channel(context: StepContext, role: Role, function: Callable[[Tensor], Te
     Returns:
         Sums, shape (channels of all groups,), float32; 0 for channels without an entry.
     """
-    return channel_sums(context.tensors(role), len(context.gate_param), function)
+    sums = channel_sums(context.tensors(role), len(context.gate_param), function)
+    return sums.to(context.gate_param.device)
 
 
 def matrices(context: StepContext, role: Role) -> Iterator[tuple[Tensor, Tensor]]:
@@ -65,10 +71,22 @@ def uniform(score: Tensor, context: StepContext) -> Tensor:
     Returns:
         Importance, shape (channels of all groups,), float64, on the CPU.
     """
+    return percentiles(score, context) * context.marginal
+
+
+def percentiles(score: Tensor, context: StepContext) -> Tensor:
+    """Return which share of the channels of its group that may stay each has behind it, itself included.
+
+    Args:
+        score: of every channel, in any unit, shape (channels of all groups,).
+        context: where the run is.
+
+    Returns:
+        Shares in [0, 1], shape (channels of all groups,), float64, on the CPU; 0 for channels that can't stay.
+    """
     may_stay = context.may_stay
     place, counts = _places(score, may_stay, context)
-    percentile = torch.where(may_stay, (place + 1).double() / counts[context.group_of].clamp_min(1), 0.0)
-    return percentile * context.marginal
+    return torch.where(may_stay, (place + 1).double() / counts[context.group_of].clamp_min(1), 0.0)
 
 
 def globally(score: Tensor, context: StepContext) -> Tensor:

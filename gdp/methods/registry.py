@@ -7,30 +7,50 @@ from difflib import get_close_matches
 from gdp.errors import GDPError
 from gdp.methods.annealed import Annealed
 from gdp.methods.base import PruningMethod
+from gdp.methods.bwcp import BWCP
 from gdp.methods.chex import CHEX
 from gdp.methods.cpmc import CPMC
 from gdp.methods.dais import DAIS
 from gdp.methods.dcp import DCP
+from gdp.methods.ffr import FFR
 from gdp.methods.fpgm import FPGM
+from gdp.methods.ghfp import GHFP
+from gdp.methods.hesso import HESSO
+from gdp.methods.hspg import HSPG
 from gdp.methods.l1 import L1
 from gdp.methods.l2 import L2
+from gdp.methods.oicsr import OICSR
 from gdp.methods.polar import Polar
+from gdp.methods.polarization import Polarization
 from gdp.methods.random import Random
 from gdp.methods.repetition import Repetition
+from gdp.methods.sfp import SFP
+from gdp.methods.sgl import SGL
+from gdp.methods.slimming import Slimming
 from gdp.methods.taylor import Taylor
 
 METHODS: dict[str, type[PruningMethod]] = {
     "annealed": Annealed,
+    "bwcp": BWCP,
     "chex": CHEX,
     "cpmc": CPMC,
     "dais": DAIS,
     "dcp": DCP,
+    "ffr": FFR,
     "fpgm": FPGM,
+    "ghfp": GHFP,
+    "hesso": HESSO,
+    "hspg": HSPG,
     "l1": L1,
     "l2": L2,
+    "oicsr": OICSR,
     "polar": Polar,
+    "polarization": Polarization,
     "random": Random,
     "repetition": Repetition,
+    "sfp": SFP,
+    "sgl": SGL,
+    "slimming": Slimming,
     "taylor": Taylor,
 }
 

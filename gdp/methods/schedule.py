@@ -33,6 +33,16 @@ class Window(NamedTuple):
         """
         return min(1.0, max(0.0, (step - self.start + 1) / (self.last_selection - self.start + 1)))
 
+    def begins_round(self, step: int, rounds: int) -> bool:
+        """Return whether one of so many rounds of equal length begins, at a step before the window's end.
+
+        Args:
+            step: optimizer steps since training began.
+            rounds: in the window; as many as it has steps if these are fewer.
+        """
+        length = max(1, (self.end - self.start) // rounds)
+        return self.start <= step < self.end and (step - self.start) % length == 0
+
     def last_due_step(self, step: int) -> int:
         """Return the last step at which channels were to be chosen, or the temperature to be annealed.
 

@@ -26,14 +26,16 @@ class MethodRun:
 
     Attributes:
         state: what the method remembers.
+        has_penalty: it may have one.
+        has_factors: it may have some.
     """
 
     def __init__(self, method: PruningMethod) -> None:
         self.method = method
         self.state: MethodState = {}
         kind = type(method)  # what a method leaves as it is costs nothing
-        self._has_penalty = kind.penalty is not PruningMethod.penalty
-        self._has_factors = kind.factors is not PruningMethod.factors
+        self.has_penalty = kind.penalty is not PruningMethod.penalty
+        self.has_factors = kind.factors is not PruningMethod.factors
 
     def begin(self, context: StepContext) -> None:
         """Check the method, and let it remember nothing yet.
@@ -160,7 +162,7 @@ class MethodRun:
             scale: what the gradients are multiplied with (by a gradient scaler).
             trained: ids of the parameters that are about to be stepped; None for all of the network.
         """
-        if self._has_penalty:
+        if self.has_penalty:
             add_penalty(self.method, self.state, context, scale, trained)
 
     def multiply_weights(self, context: StepContext, finite: Tensor) -> None:
@@ -170,7 +172,7 @@ class MethodRun:
             context: where the run is.
             finite: whether loss and gradients of this step were finite, bool of shape ().
         """
-        if self._has_factors:
+        if self.has_factors:
             multiply_weights(self.method, self.state, context, finite)
 
     def _kept(self, gate_param: Tensor, context: StepContext) -> Tensor:

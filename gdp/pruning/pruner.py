@@ -86,8 +86,8 @@ class Pruner(RunState):
         if loss is not None:
             self._finite_guard.update(loss)
         learns = self.method_run.learns(self.context, from_training=True)
-        due = learns or self.steps % self.method.gradient_interval == 0
-        gradient = gate_gradients(self.gates) if due and self.last_gradient_step != self.steps else None
+        due = (learns or self.steps % self.method.gradient_interval == 0) and self.last_gradient_step != self.steps
+        gradient = gate_gradients(self.gates, trained=trained) if due else None
         if gradient is not None:
             self.last_gradient_step = self.steps
             self._finite_guard.update(gradient)
@@ -145,11 +145,14 @@ class Pruner(RunState):
         self.steps += 1
         if self._untrained.remain():  # nothing is known about channels that only frozen weights read
             self.window_opens_at = self.steps + 1 + min(self.method.closing, self.total_steps // 20)
-        if self.done or self.steps < (window := self.window).start:
+        early = self.steps < (window := self.window).start
+        if self.done or (early and not self.method_run.has_factors):
             self._finite_guard.reset()
             return
         finite = self._finite_guard.compute(self.steps, self.gates.gate_param.device, skipped)
         self.method_run.multiply_weights(self.context, finite)
+        if early:
+            return
         if self.last_selection_step < window.last_due_step(self.steps) or self.steps >= window.end:
             if bool(finite):
                 self._select_and_move(window)

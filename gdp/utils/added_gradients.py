@@ -20,6 +20,13 @@ def add_gradient(loss: Tensor | None, parameters: Iterable[nn.Parameter], scale:
     if loss is None or not loss.requires_grad or not trained:
         return
     found = torch.autograd.grad(loss * scale, trained, allow_unused=True)
+    there: tuple[list[Tensor], list[Tensor]] = ([], [])  # gradients, and what is added to them
     for parameter, gradient in zip(trained, found, strict=True):
-        if gradient is not None:
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        if gradient is not None and parameter.grad is None:
+            parameter.grad = gradient
+        elif gradient is not None and parameter.grad is not None:
+            there[0].append(parameter.grad)
+            there[1].append(gradient)
+    if there[0]:  # in place, since gradients may be views of the buckets of DistributedDataParallel
+        with torch.no_grad():
+            torch._foreach_add_(*there)
