@@ -19,13 +19,15 @@ class ShiftedConv2d(nn.Module):
 
     The inference of SWP (Meng et al., NeurIPS 2020): every 1x1 conv reads the input as the kernel position sees it,
     shifted, and what it makes is added to the channels of its filters. Own: how it is done. The input is shifted before
-    each conv, so only positions of the output are computed, whatever the stride.
+    each conv, so only positions of the output are computed, whatever the stride; and what a conv makes is brought to
+    the places of its filters by a lookup and then added, since index_add is not exported to ONNX correctly.
 
-    Multiply-adds are stripes x in_channels x positions of the output, and fvcore counts them so (adding to channels
-    counts nothing, as the sums inside of a conv do not). With all stripes there it would be those of the plain conv. A
-    small number is not a short time: many small convs take longer than one large one unless most stripes are gone.
+    Multiply-adds are stripes x in_channels x positions of the output, and fvcore counts them so (lookups and sums count
+    nothing, as the sums inside of a conv do not). With all stripes there it would be those of the plain conv. A small
+    number is not a short time: many small convs take longer than one large one unless most stripes are gone.
 
-    gdp prunes the channels that it reads; those that it makes stay, since filters are added at fixed positions.
+    gdp prunes the channels that it reads. Those that it makes stay, since they are looked up at fixed positions, unless
+    every kernel position that is left has all filters.
 
     Args:
         conv: whose place is taken; stride, padding, dilation, padding mode and whether it has a bias are read.
@@ -39,12 +41,14 @@ class ShiftedConv2d(nn.Module):
         super().__init__()
         placed: dict[str, Any] = {"device": conv.weight.device, "dtype": conv.weight.dtype}
         self.options: dict[str, Any] = {name: getattr(conv, name) for name in OPTIONS}
-        self.kernel_size, self.out_channels = conv.kernel_size, conv.out_channels
+        self.kernel_size = conv.kernel_size
         self.stripes = nn.ModuleDict()
         for (row, column), count in counts.items():
             key = f"{row}_{column}"
             self.stripes[key] = nn.Conv2d(conv.in_channels, count, 1, bias=False, **placed)
-            self.register_buffer(f"filters_{key}", torch.arange(count, device=conv.weight.device))
+            if count < conv.out_channels:  # else every filter is in its place
+                place = torch.arange(conv.out_channels, device=conv.weight.device).clamp_max(count)
+                self.register_buffer(f"place_{key}", place)
         self.bias = None if conv.bias is None else nn.Parameter(torch.zeros_like(conv.bias))
 
     @classmethod
@@ -63,16 +67,19 @@ class ShiftedConv2d(nn.Module):
         shifted = cls(layer, {(r, c): int(kept[:, r, c].sum()) for r, c in positions})
         with torch.no_grad():
             for row, column in positions:
-                filters = torch.nonzero(kept[:, row, column]).flatten()
-                conv, index = shifted.at(row, column)
-                index.copy_(filters)
-                conv.weight.copy_(weight[filters, :, row, column, None, None])
+                own = kept[:, row, column]
+                conv, place = shifted.at(row, column)
+                if place is not None:
+                    place.copy_(torch.where(own, own.cumsum(0) - 1, conv.out_channels))
+                conv.weight.copy_(weight[own, :, row, column, None, None])
             if shifted.bias is not None and layer.bias is not None:
                 shifted.bias.copy_(layer.bias)
         return shifted.train(layer.training)
 
-    def at(self, row: int, column: int) -> tuple[nn.Conv2d, Tensor]:
-        """Return the 1x1 conv of a kernel position, and the channels that its filters are added to.
+    def at(self, row: int, column: int) -> tuple[nn.Conv2d, Tensor | None]:
+        """Return the 1x1 conv of a kernel position, and which of its filters each channel of the layer gets.
+
+        The filter after the last one stands for none. Where all filters are there, nothing needs to be looked up: None.
 
         Args:
             row: of the kernel.
@@ -80,13 +87,19 @@ class ShiftedConv2d(nn.Module):
         """
         conv = self.stripes[f"{row}_{column}"]
         assert isinstance(conv, nn.Conv2d)
-        return conv, self.get_buffer(f"filters_{row}_{column}")
+        return conv, self._buffers.get(f"place_{row}_{column}")
 
     @property
     def counts(self) -> dict[Position, int]:
         """How many filters have a stripe at every kernel position that has any."""
         positions = [key.split("_") for key in self.stripes]
         return {(int(r), int(c)): self.at(int(r), int(c))[0].out_channels for r, c in positions}
+
+    @property
+    def out_channels(self) -> int:
+        """Channels that are made."""
+        conv, place = self.at(*next(iter(self.counts)))
+        return conv.out_channels if place is None else len(place)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the conv gives whose stripes these are.
@@ -99,13 +112,13 @@ class ShiftedConv2d(nn.Module):
         height, width = (x.shape[-2] - dy * (ky - 1) - 1) // sy + 1, (x.shape[-1] - dx * (kx - 1) - 1) // sx + 1
         out: Tensor | None = None
         for row, column in self.counts:
-            conv, filters = self.at(row, column)
+            conv, place = self.at(row, column)
             top, left = row * dy, column * dx
-            seen = x[..., top : top + (height - 1) * sy + 1 : sy, left : left + (width - 1) * sx + 1 : sx]
-            made = conv(seen)  # under autocast of another type than the input
-            if out is None:
-                out = made.new_zeros(*x.shape[:-3], self.out_channels, height, width)
-            out = out.index_add(-3, filters, made)
+            made = conv(x[..., top : top + (height - 1) * sy + 1 : sy, left : left + (width - 1) * sx + 1 : sx])
+            if place is not None:
+                with_none = nn.functional.pad(made, (0, 0, 0, 0, 0, 1))
+                made = with_none.index_select(x.dim() - 3, place)
+            out = made if out is None else out + made
         assert out is not None
         return out if self.bias is None else out + self.bias[:, None, None].to(out.dtype)
 
@@ -138,8 +151,9 @@ class ShiftedConv2d(nn.Module):
         plain = nn.Conv2d(read, self.out_channels, (size[0], size[1]), **self.options, **placed)
         with torch.no_grad():
             plain.weight.zero_()
-            for (row, column), (conv, filters) in convs.items():
-                plain.weight[filters, :, row, column] = conv.weight.flatten(1)
+            for (row, column), (conv, place) in convs.items():
+                with_none = nn.functional.pad(conv.weight.flatten(1), (0, 0, 0, 1))
+                plain.weight[:, :, row, column] = with_none[:-1] if place is None else with_none[place]
             if plain.bias is not None and self.bias is not None:
                 plain.bias.copy_(self.bias)
         return plain.train(self.training)

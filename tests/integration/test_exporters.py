@@ -14,12 +14,14 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
+from helpers.layered import with_holes
 from helpers.networks import SqueezeExcite
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torchvision.models import get_model
 
 import gdp
+from gdp.layers import LinearConv2d, ShiftedConv2d, StripeConv2d
 
 ROUNDING = 1e-5  # of the largest output: compilers fuse BN into convs and sum in another order, 2e-6 at most here
 FAR = 1e-3  # what an error has to give at least: a hundred times what is allowed
@@ -234,3 +236,16 @@ def test_a_copy_trains_and_leaves_the_original_alone(cut):
     assert distance(outputs(cut.net, cut.y), outputs(twin.eval(), cut.y)) > FAR
     assert all(torch.equal(tensor, before[name]) for name, tensor in cut.net.state_dict().items())
     assert all(p.grad is None for p in cut.net.parameters())
+
+
+def striped() -> nn.Module:
+    layer = with_holes(StripeConv2d(3, 6, 3, stride=2, padding=1))
+    return nn.Sequential(ShiftedConv2d.of(layer), nn.ReLU(), LinearConv2d(6, 4, 3)).eval()
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["onnx", "onnx by TorchScript"])
+def test_layers_of_fewer_weights_give_their_numbers_in_onnx(legacy, tmp_path):
+    net, x = striped(), torch.randn(2, 3, 9, 9)
+    torch.onnx.export(net, (x,), tmp_path / "net.onnx", dynamo=not legacy, input_names=["x"], verbose=False)
+    (found,) = onnxruntime.InferenceSession(tmp_path / "net.onnx").run(None, {"x": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), net(x).detach(), rtol=ROUNDING, atol=ROUNDING)

@@ -28,9 +28,9 @@ def lookup(call: OpCall) -> Any:
     return call.freeze_all(reason)
 
 
-def scatter(call: OpCall) -> Any:
-    """Freeze what is added or written to channels by number, since the numbers follow no cut."""
-    return call.freeze_all(f"{call.location} adds to channels at fixed positions")
+def positions(call: OpCall) -> Any:
+    """Freeze what is taken by numbers in a tensor, since the numbers follow no cut."""
+    return call.freeze_all(f"{call.location} takes entries at fixed positions")
 
 
 def constant(call: OpCall) -> Any:

@@ -83,7 +83,7 @@ RULES = _rows(
     (opaque.matmul, "matmul bmm mm addmm"),
     (opaque.attention, "scaled_dot_product_attention"),
     (opaque.lookup, "embedding embedding_bag"),
-    (opaque.scatter, "index_add"),
+    (opaque.positions, "index_select"),
     (opaque.constant, "zeros ones full empty rand randn arange new_zeros new_ones new_full new_empty scalar_tensor"),
 ) | _rows(
     True,

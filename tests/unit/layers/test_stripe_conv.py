@@ -99,3 +99,18 @@ def test_shifted_convs_run_under_autocast():
 def test_groups_are_refused():
     with pytest.raises(gdp.GDPError, match="no groups"):
         StripeConv2d(4, 8, 3, groups=2)
+
+
+def test_positions_that_all_filters_have_are_pruned_on_both_sides():
+    first, second = (StripeConv2d(n, m, 3, padding=1) for n, m in ((3, 8), (8, 6)))
+    for layer in (first, second):
+        layer.skeleton.data[:, ::2, ::2] = 0  # a cross is left
+    net = nn.Sequential(ShiftedConv2d.of(first), nn.ReLU(), ShiftedConv2d.of(second), nn.ReLU(), nn.Conv2d(6, 2, 1))
+    graph = gdp.trace(net, torch.randn(2, 3, 8, 8))
+    assert [(group.size, len(group.readers)) for group in graph.groups] == [(8, 5), (6, 1)]
+    gates = gdp.insert_gates(net, graph)
+    for group in graph.groups:
+        gates.close(group.name, [0, 2])
+    report = gdp.remove(net, graph, gates)
+    assert report.flops_after == report.flops_predicted and report.max_rel < 1e-6
+    assert net[0].out_channels == 6 and net[2].fold().weight.shape == (4, 6, 3, 3)
