@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.utils.rnn import PackedSequence
 
+from gdp.errors import GDPError
 from gdp.gates.gates import Gates
 from gdp.gates.readers import GatedWeight
 from gdp.gates.seen import Activation, Seen
@@ -51,7 +52,7 @@ def passes_shown(gates: Gates, end: Callable[[Seen], Any]) -> Iterator[None]:
     watch = _Passes(gates, end)
     with ExitStack() as undo:
         undo.callback(register_module_forward_pre_hook(watch.before).remove)
-        undo.callback(register_module_forward_hook(watch.after, with_kwargs=True).remove)
+        undo.callback(register_module_forward_hook(watch.after).remove)
         yield
 
 
@@ -83,23 +84,30 @@ class _Passes:
         if module is self._network:
             self._pass = {}
 
-    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Note what a gated layer has read; end a pass where the network returns.
 
         Args:
             module: that was called.
             args: its positional inputs.
-            kwargs: its inputs by name.
             output: what it returns.
 
         Returns:
             What it is to return instead, if anything.
+
+        Raises:
+            GDPError: a gated layer gets its input by name, which hooks for all modules are not told.
         """
         found, layer = self._pass, self._layers.get(id(module))
         if found is None:
             return None
         if layer is not None and id(module) not in found:
-            activation = _activation(*layer, args[0] if args else kwargs.get("input"))
+            if not args:
+                raise GDPError(
+                    f"The method looks at what layers read, but {layer[0]} gets its input by name, where that can't be "
+                    "seen. Call it by position: layer(x)."
+                )
+            activation = _activation(*layer, args[0])
             if activation is not None:
                 found[id(module)] = activation
         if module is not self._network:
