@@ -62,6 +62,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gdp polar, importance per root of FLOPs": {"method": RootOfCost()},
     "gdp polar, root of the mean square": {"method": RootOfImportance()},
     "gdp polar, square of the mean": {"method": FirstOrder()},
+    "gdp literal": {"method": "gdp"},
+    "gdp literal, Adam's scale": {"method": gdp.methods.GDP(power=0.5)},
+    "gdp literal, plain descent": {"method": gdp.methods.GDP(power=0.0)},
+    "gdp literal, steps of the budget alone": {"method": gdp.methods.GDP(rate=0.0)},
+    "gdp dais": {"method": "dais"},
     "gdp annealed, nothing given back": {"method": gdp.Annealed(curvature=0.0)},
     "gdp annealed, all given back": {"method": gdp.Annealed(curvature=1.0)},
 }

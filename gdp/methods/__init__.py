@@ -12,6 +12,7 @@ from gdp.methods.dais import DAIS
 from gdp.methods.dcp import DCP
 from gdp.methods.ffr import FFR
 from gdp.methods.fpgm import FPGM
+from gdp.methods.gdp_literal import GDP
 from gdp.methods.ghfp import GHFP
 from gdp.methods.gliding import GlidingGates, polarize
 from gdp.methods.hard_gates import HardGates
@@ -41,6 +42,7 @@ __all__ = [
     "DCP",
     "FFR",
     "FPGM",
+    "GDP",
     "GHFP",
     "HESSO",
     "HSPG",

@@ -1,4 +1,4 @@
-"""Polar gates: GDP (Guo et al., ICCV 2021, arXiv 2109.02220). The loss says what to keep, gates polarize."""
+"""Polar gates: Fisher or Taylor importance of channels with the gates of GDP (arXiv 2109.02220). The default."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ EMA_DECAY = 0.95  # weight of the past in the running mean of squared gate gradi
 class Polar(GlidingGates):
     """Close gates `x^2 / (x^2 + eps)` by the squared gate gradient per FLOP.
 
-    This is the Fisher or Taylor importance of channels (Theis et al., arXiv 1801.05787; Molchanov et al., CVPR 2019,
-    arXiv 1906.10771, equation 8 with a gate) with the gates of GDP. Channels of too little importance for their FLOPs
-    close step by step, until x is exactly 0, or open again before.
+    What ranks channels is not GDP's: the running mean of `(g dL/dg)^2` is the importance of Fisher pruning (Theis et
+    al., arXiv 1801.05787) and of Taylor pruning with gates (Molchanov et al., CVPR 2019, arXiv 1906.10771). GDP's are
+    the gates: their place, function, falling eps and exact zeros. In GDP itself x learns from the gradient of loss and
+    FLOPs; that is `gdp.methods.GDP`. Here channels of too little importance for their FLOPs close step by step, until x
+    is exactly 0, or open again before.
 
     Attributes:
         start: where the window begins, as a fraction of the run; until then gradients are only watched.
@@ -32,8 +34,9 @@ class Polar(GlidingGates):
         eps: of the smoothed L0 norm at the beginning and at the end of the window; annealed geometrically.
         memory: weight of the past in the running mean of squared gate gradients, in [0, 1).
 
-    Source: the gates are those of GDP (Guo et al., ICCV 2021, arXiv 2109.02220); the importance is a diagonal of their
-    empirical Fisher information. Own: the importance per FLOP, and the way gates move.
+    Source: the gates are those of GDP (Guo et al., ICCV 2021, arXiv 2109.02220); the importance is the diagonal of
+    their empirical Fisher information, of batches instead of single images. Own: the importance per FLOP, with a
+    multiplier that is solved for; how far the mean reaches back; the way gates move.
 
     Raises:
         GDPError: an option is out of range.

@@ -1,0 +1,189 @@
+"""GDP to the letter (Guo et al., ICCV 2021, arXiv 2109.02220): gates learn from loss and FLOPs while weights train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gdp.errors import GDPError
+from gdp.gates import polar_gate
+from gdp.methods.base import CLOSED_BELOW, LearningBatches, MethodState
+from gdp.methods.context import StepContext
+from gdp.methods.gliding import GlidingGates
+from gdp.methods.polar import EMA_DECAY, sensitivity
+
+FASTEST = 0.7  # what x is multiplied with at most, or divided by, per step
+DAMPING = 1e-3  # of the squared gate gradient, in units of its mean
+TIE_BREAK = 1e-3  # by how much of x the squared gate gradient per FLOP may change the order of channels
+LARGEST = 1e30  # a multiplier with which every gate falls as fast as it may
+
+
+@dataclass(frozen=True)
+class GDP(GlidingGates):
+    """Learn the x of every gate `x^2 / (x^2 + eps)` by the gradient of `L(w, g) + lambda * F(g)`.
+
+    F is `const + sum_l a_l (sum g_l) (sum g_{l+1})`, the FLOPs as a bilinear function of the gates; eps falls, so that
+    the smoothed L0 norm comes close to a count; and gates come to exactly 0 by a proximal step. With `G = g dL/dg`, of
+    the batches that the weights are trained on,
+
+        dL/dx = G * 2 eps / (x (x^2 + eps))         dF/dx = dF/dg * g * 2 eps / (x (x^2 + eps)).
+
+    Attributes:
+        start: where the window begins, as a fraction of the run; until then gradients are only watched.
+        end: where the window ends; the target holds from here on, and the rest of the run trains the small network.
+        closing: channels are chosen last so many optimizer steps before the end, and gates glide from then on.
+        gradient_interval: read the gradients every so many optimizer steps.
+        cost: what the budget counts: "flops", or "latency", the time that every layer takes on this device.
+        eps: of the smoothed L0 norm at the beginning and at the end of the window; annealed geometrically.
+        every: gates learn at every so many optimizer steps.
+        rate: of the loss part of a step, where a typical gate gradient is 1.
+        power: of the mean squared gate gradient that steps are divided by, in [0, 1]: 1 is a natural gradient, 0.5 what
+            Adam does, 0 plain descent.
+        memory: weight of the past in the running mean of squared gate gradients, in [0, 1).
+
+    Source: GDP (Guo et al., ICCV 2021, arXiv 2109.02220): the place and the function of gates, the bilinear FLOPs,
+    exact zeros, joint training. Its text could not be read beyond that.
+
+    Own: (1) Steps are divided by the mean squared gate gradient of the channel (a diagonal natural gradient). Plain
+    descent closes one residual stream almost alone, and so does Adam's scale (docs/method.md). (2) The multiplier is
+    solved for at every step, such that F of the moved gates is what the schedule allows, as far as gates may move.
+    (3) A channel that is among the chosen ones keeps a value of at least 1/2, so no group falls below what the budget
+    leaves it. (4) x changes by less than a third per step; what fell below 0.01, and is not chosen, becomes 0.
+    (5) Channels are chosen by x, by the squared gate gradient per FLOP where x agree; in the last `closing` steps gates
+    glide to 0 or 1.
+
+    Raises:
+        GDPError: an option is out of range.
+    """
+
+    every: int = 2
+    rate: float = 0.01
+    power: float = 1.0
+    memory: float = EMA_DECAY
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (isinstance(self.every, int) and self.every >= 1 and self.rate >= 0):
+            raise GDPError(
+                f"Expected every of at least 1 step and a rate of at least 0, but got {self.every} and {self.rate}."
+            )
+        if not (0 <= self.power <= 1 and 0 <= self.memory < 1):
+            raise GDPError(f"Expected power in [0, 1] and memory in [0, 1), but got {self.power} and {self.memory}.")
+
+    @property
+    def learns_from(self) -> LearningBatches:
+        """The batches that the weights are trained on."""
+        return LearningBatches("train", self.every)
+
+    def init_state(self, channels: int) -> MethodState:
+        """Return zeros for the mean squared gate gradient, and for the last multiplier."""
+        return {"sensitivity": torch.zeros(channels), "multiplier": torch.zeros(())}
+
+    def update(self, state: MethodState, gradient: Tensor, context: StepContext) -> MethodState:
+        """Take the squared gradient into the running mean."""
+        return state | {"sensitivity": sensitivity(state["sensitivity"], gradient, self.memory)}
+
+    def learn(self, state: MethodState, gradient: Tensor, context: StepContext) -> tuple[MethodState, Tensor]:
+        """Take one step of descent on every x; 0 stays 0, and a gradient that is not finite changes nothing."""
+        x = context.gate_param.cpu().double()
+        by_loss, by_flops = x_gradients(x, gradient.cpu().double(), context)
+        if context.steps >= context.window.last_selection or not bool(by_loss.isfinite().all()):
+            return state, context.gate_param
+
+        # steps, in units of the mean squared gate gradient
+        squares = state["sensitivity"].cpu().double()
+        unit = squares[x > 0].mean().clamp_min(1e-30)
+        scale = 1 / (squares / unit + DAMPING) ** self.power
+        by_loss, by_flops = self.rate / unit.sqrt() * scale * by_loss, scale * by_flops
+
+        # bounds of the new x; what is chosen keeps a value of 1/2
+        half = torch.where(context.chosen.cpu(), context.temperature**0.5, 0.0)
+        lowest, highest = torch.maximum(FASTEST * x, torch.minimum(half, x)), (x / FASTEST).clamp_max(1.0)
+
+        def moved(multiplier: float) -> Tensor:
+            return torch.minimum(torch.maximum(x - by_loss - multiplier * by_flops, lowest), highest)
+
+        multiplier = solve_multiplier(
+            lambda multiplier: soft_flops(moved(multiplier), context), context.allowed, float(state["multiplier"])
+        )
+        fresh = state["multiplier"].new_tensor(multiplier)
+        return state | {"multiplier": fresh}, moved(multiplier).to(context.gate_param)
+
+    def importance(self, state: MethodState, context: StepContext) -> Tensor:
+        """Return x times the FLOPs of a channel, so that x alone decides: its gradient has weighed the FLOPs."""
+        flops = context.marginal
+        per_flop = state["sensitivity"].cpu().double() / flops.clamp_min(1e-30)
+        small = TIE_BREAK * per_flop / per_flop.max().clamp_min(1e-30)
+        return (context.gate_param.cpu().double() + small) * flops
+
+    def step(self, state: MethodState, context: StepContext) -> Tensor:
+        """Return x with what is as good as closed set to 0; once channels are chosen for good, gates glide."""
+        if context.steps >= context.window.last_selection:
+            return super().step(state, context)
+        x = context.gate_param
+        return torch.where(~context.chosen & (polar_gate(x, context.temperature) < CLOSED_BELOW), 0.0, x)
+
+
+def x_gradients(x: Tensor, gradient: Tensor, context: StepContext) -> tuple[Tensor, Tensor]:
+    """Return the derivatives of the loss and of the FLOPs, as a fraction of the dense ones, by x; 0 where x is 0.
+
+    Args:
+        x: of every gate, shape (channels of all groups,), float64, on the CPU.
+        gradient: `g_c * dL/dg_c` of every channel, of the same kind.
+        context: where the run is.
+    """
+    eps = context.temperature
+    slope = torch.where(x > 0, 2 * eps / (x.clamp_min(1e-30) * (x * x + eps)), 0.0)  # d log g / dx
+    value = polar_gate(x, eps)
+    marginal = context.cost.marginal(_sums(value, context))[context.group_of] / context.cost.dense
+    return slope * gradient, slope * value * marginal
+
+
+def soft_flops(x: Tensor, context: StepContext) -> float:
+    """Return the bilinear FLOPs of the sums of gates, as a fraction of the dense FLOPs.
+
+    Args:
+        x: of every gate, shape (channels of all groups,), float64, on the CPU.
+        context: where the run is.
+    """
+    return context.cost.expected(_sums(polar_gate(x, context.temperature), context)) / context.cost.dense
+
+
+def _sums(value: Tensor, context: StepContext) -> Tensor:
+    """Return the sum of gates per group, shape (groups,).
+
+    Args:
+        value: of every gate, shape (channels of all groups,), float64.
+        context: where the run is.
+    """
+    return torch.zeros(len(context.cost.sizes), dtype=value.dtype).index_add_(0, context.group_of, value)
+
+
+def solve_multiplier(flops: Callable[[float], float], allowed: float, last: float) -> float:
+    """Return the least multiplier, but for a thousandth, with which the moved gates cost no more than is allowed.
+
+    Where gates can't get there in one step, half of what the fastest step would give is aimed at, so that there are
+    still gates which fall faster than others.
+
+    Args:
+        flops: of the moved gates by multiplier, falling.
+        allowed: by the schedule, in the same unit.
+        last: the multiplier of the step before, to begin with.
+    """
+    without = flops(0.0)
+    if without <= allowed:
+        return 0.0
+    aim = max(allowed, (without + flops(LARGEST)) / 2)
+    high = max(last, 1e-6)
+    while high > 1e-9 and flops(high / 4) <= aim:
+        high /= 4
+    while flops(high) > aim:
+        high *= 4
+    low = high / 4
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (low, middle) if flops(middle) <= aim else (middle, high)
+    return high
