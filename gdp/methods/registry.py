@@ -13,7 +13,7 @@ from gdp.methods.cpmc import CPMC
 from gdp.methods.dais import DAIS
 from gdp.methods.dcp import DCP
 from gdp.methods.ffr import FFR
-from gdp.methods.fpgm import FPGM, Fpgm
+from gdp.methods.fpgm import FPGM
 from gdp.methods.gdp_literal import GDP
 from gdp.methods.ghfp import GHFP
 from gdp.methods.hesso import HESSO
