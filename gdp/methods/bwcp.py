@@ -71,7 +71,8 @@ class BWCP(GlidingGates):
             found = self.probability(gamma.parameter.detach().float(), beta.parameter.detach().float())
             sums.index_add_(1, gamma.channel, torch.stack([found, torch.ones_like(found)]))
         total, counts = sums[:, :-1]
-        return globally(torch.where(counts > 0, total / counts.clamp_min(1), 1.0), context)
+        mean = torch.where(counts > 0, total / counts.clamp_min(1), 1.0)
+        return globally(mean * context.is_there, context)
 
     def probability(self, gamma: Tensor, beta: Tensor) -> Tensor:
         """Return the probability that channels are above delta.

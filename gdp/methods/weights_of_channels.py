@@ -66,7 +66,7 @@ def mean_scales(context: StepContext, method: str) -> Tensor:
         raise no_norms(method, "scales")
     counts = entry_counts(context, "scales")
     means = by_channel(context, "scales", torch.abs).detach() / counts.clamp_min(1)
-    return torch.where(counts > 0, means, 2 * means.max())
+    return torch.where(counts > 0, means, 2 * means.max() * context.is_there)
 
 
 def no_norms(method: str, what: str) -> GDPError:

@@ -60,3 +60,31 @@ def cut(context: StepContext, name: str, indices: Sequence[int]) -> None:
     """Cut channels of a group out of the network."""
     context.gates.close(name, indices)
     gdp.surgery.shrink(context.gates)
+
+
+class NormedStream(nn.Module):
+    """A stream of two channels that two convs with norms write, and two convs read: the branch and the last one."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.branch, self.last = (nn.Conv2d(n, m, 1, bias=False) for n, m in ((2, 2), (2, 2), (2, 1)))
+        self.norm1, self.norm2 = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+
+    def forward(self, x):
+        x = self.norm1(self.stem(x))
+        return self.last(x + self.norm2(self.branch(x)))
+
+
+def penalty_and_gradients(method: PruningMethod, context: StepContext, state=None) -> tuple[float, dict[str, Tensor]]:
+    """A method's penalty, and its gradients by the names of the parameters that have one; 6 digits."""
+    net = context.gates.model
+    with torch.enable_grad():
+        penalty = method.penalty({} if state is None else state, context)
+    found = torch.autograd.grad(penalty, list(net.parameters()), allow_unused=True)
+    named = zip((name for name, _ in net.named_parameters()), found, strict=True)
+    return round(penalty.item(), 6), {name: g.flatten() for name, g in named if g is not None and bool(g.any())}
+
+
+def near(found: Tensor, expected: Sequence[float]) -> bool:
+    """Whether numbers are those that were written out, to 6 digits."""
+    return torch.allclose(found, torch.tensor(expected), rtol=0, atol=1e-6)
