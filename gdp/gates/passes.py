@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.utils.rnn import PackedSequence
@@ -68,6 +69,7 @@ class _Passes:
         self._network = gates.model
         self._end = end
         self._pass: dict[int, Activation] | None = None  # of layers, by their ids, while there is one
+        self._with_gradients = False  # the pass has some
         names = {id(m): name for name, m in under_plain_names(gates.model, gates.model.named_modules()).items()}
         channels = gates.index.split([len(reader.index) for reader in gates.readers])
         self._layers: dict[int, tuple[str, GatedWeight, Tensor]] = {}
@@ -82,7 +84,7 @@ class _Passes:
             module: that is called.
         """
         if module is self._network:
-            self._pass = {}
+            self._pass, self._with_gradients = {}, torch.is_grad_enabled()
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Note what a gated layer has read; end a pass where the network returns.
@@ -96,7 +98,8 @@ class _Passes:
             What it is to return instead, if anything.
 
         Raises:
-            GDPError: a gated layer gets its input by name, which hooks for all modules are not told.
+            GDPError: a gated layer gets its input by name, which hooks for all modules are not told; or it is called
+                without gradients in a pass that has some.
         """
         found, layer = self._pass, self._layers.get(id(module))
         if found is None:
@@ -106,6 +109,11 @@ class _Passes:
                 raise GDPError(
                     f"The method looks at what layers read, but {layer[0]} gets its input by name, where that can't be "
                     "seen. Call it by position: layer(x)."
+                )
+            if self._with_gradients and not torch.is_grad_enabled():
+                raise GDPError(
+                    f"The method looks at what layers read, but {layer[0]} is called without gradients in a pass that "
+                    "has some, as reentrant checkpoints do. Use checkpoint(..., use_reentrant=False)."
                 )
             activation = _activation(*layer, args[0])
             if activation is not None:

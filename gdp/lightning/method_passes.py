@@ -14,7 +14,7 @@ from gdp.lightning.module_hooks import extend_once
 from gdp.lightning.network import is_compiled_around
 from gdp.lightning.protected_step import first_pass
 from gdp.methods import PruningMethod
-from gdp.pruning import Pruner, check_shown, forward_loss_added
+from gdp.pruning import Pruner, check_observation, forward_loss_added
 
 
 def check_observable(module: Any, method: PruningMethod) -> None:
@@ -88,7 +88,7 @@ class MethodPasses:
         if wanted or (check and method.observed_batches):
             seen = first_pass(trainer, module, pruner.gates, batch, batch_idx, labels)
             if check:
-                check_shown(method, pruner.gates, seen)
+                check_observation(pruner, seen)
             if trainer.strategy.reduce_boolean_decision(seen is not None) and wanted and seen is not None:
                 pruner.observe(seen)
         if method.adds_loss:

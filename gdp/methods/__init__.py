@@ -6,7 +6,7 @@ from gdp.methods.base import LearningBatches, MethodState, PruningMethod, anneal
 from gdp.methods.bwcp import BWCP
 from gdp.methods.chex import CHEX
 from gdp.methods.context import StepContext
-from gdp.methods.contract import check_importance, check_method, check_value
+from gdp.methods.contract import check_importance, check_method, check_observe, check_value
 from gdp.methods.cpmc import CPMC
 from gdp.methods.dais import DAIS
 from gdp.methods.dcp import DCP
@@ -75,6 +75,7 @@ __all__ = [
     "channel_norms",
     "check_importance",
     "check_method",
+    "check_observe",
     "check_value",
     "entry_counts",
     "get",

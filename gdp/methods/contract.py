@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gdp.errors import GDPError
-from gdp.gates import ROLES
+from gdp.gates import ROLES, Seen
 from gdp.methods.base import LearningBatches, MethodState, PruningMethod
 from gdp.methods.context import StepContext
 
@@ -79,6 +79,21 @@ def check_importance(method: PruningMethod, found: Tensor, channels: int) -> Non
     if not bool(found.isfinite().all()) or bool((found < 0).any()):
         least = float(found.min()) if bool(found.isfinite().all()) else "numbers that are not finite"
         raise _wrong(method, "importance", "finite numbers of at least 0", str(least))
+
+
+def check_observe(method: PruningMethod, state: MethodState, seen: Seen, context: StepContext) -> None:
+    """Check what a method makes of a batch that it is shown, by showing it one; nothing is remembered of it.
+
+    Args:
+        method: that is about to be used.
+        state: before the first step.
+        seen: of a pass on the first batch.
+        context: of the network with its gates, before the first step.
+
+    Raises:
+        GDPError: it names method and member, what was expected and what was found.
+    """
+    _check_state(method, "observe", _returned(method, "observe", lambda: method.observe(state, seen, context)), state)
 
 
 def _check_finalized(method: PruningMethod, state: MethodState, context: StepContext) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gdp.errors import GDPError
-from gdp.gates import Gates, Seen
-from gdp.methods import PruningMethod
+from gdp.gates import Seen
+from gdp.methods import check_observe
 from gdp.pruning.run_state import RunState
 
 NAMED = 3  # groups that a message names
@@ -18,26 +18,27 @@ def is_observation_due(run: RunState) -> bool:
     Args:
         run: where it is. Only what is saved of it counts, so that a resumed run observes the same.
     """
-    step, window, batches = run.steps + 1, run.window, run.method.observed_batches
+    step, batches = run.steps + 1, run.method.observed_batches
     if batches < 1 or run.done or run.last_observed_step >= step:
         return False
+    window = run.window
     overdue = step > window.start and run.last_selection_step < window.last_due_step(step)
     due = step if overdue else window.next_due_step(step)
     chosen = run.budget.allowed(window.progress(due)) < run.selected_fraction
     return due - step < batches and chosen
 
 
-def check_shown(method: PruningMethod, gates: Gates, seen: Seen | None) -> None:
-    """Check that a pass shows the method something of all channels.
+def check_observation(run: RunState, seen: Seen | None) -> None:
+    """Check that a pass shows the method something of all channels, and that it makes a state of it.
 
     Args:
-        method: of the run.
-        gates: of the network.
+        run: before its first step.
         seen: what a pass on the first batch has shown; None if there was no pass.
 
     Raises:
         GDPError: it does not.
     """
+    method, gates = run.method, run.gates
     name, network = type(method).__name__, type(gates.model).__name__
     if seen is None:
         raise GDPError(
@@ -46,7 +47,9 @@ def check_shown(method: PruningMethod, gates: Gates, seen: Seen | None) -> None:
         )
     channels = {channel for activation in seen.activations for channel in activation.channel.unique().tolist()}
     held = {held.name for held in gates.graph.held}
-    missing = [n for n, span in gates.spans.items() if n not in held and channels.isdisjoint(range(*_ends(span)))]
+    missing = [
+        n for n, span in gates.spans.items() if n not in held and channels.isdisjoint(range(span.start, span.stop))
+    ]
     if missing:
         some = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
         raise GDPError(
@@ -54,7 +57,4 @@ def check_shown(method: PruningMethod, gates: Gates, seen: Seen | None) -> None:
             f"read the channels of {some} was called as a module. Leave these layers alone with ignore=[...], or use "
             "method='polar'."
         )
-
-
-def _ends(span: slice) -> tuple[int, int]:
-    return span.start, span.stop
+    check_observe(method, run.method_state, seen, run.context)

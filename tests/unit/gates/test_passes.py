@@ -1,7 +1,7 @@
 """What passes of a gated network show: what its layers read, channel by channel, and its output."""
 
 import copy
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 
 import pytest
@@ -9,6 +9,7 @@ import torch
 from helpers.networks import Cells, GRUOverRows, Transposed, inputs
 from helpers.training import small_net
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import gdp
 from gdp.gates import observed
@@ -121,6 +122,29 @@ def test_an_input_by_name_is_refused():
     gates = gated(net)
     with observed(gates), pytest.raises(gdp.GDPError, match="b gets its input by name"):
         net(X)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_inside_of_checkpoints_layers_are_seen_unless_these_run_without_gradients(reentrant):
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            x = self.a(x)
+            return self.c(checkpoint(self.b, x, use_reentrant=reentrant) if self.training else self.b(x))
+
+    net = Checkpointed().eval()
+    gates = gated(net)
+    net.train()
+    refused = pytest.raises(gdp.GDPError, match=r"b is called without gradients.*use_reentrant=False")
+    with observed(gates) as seen, refused if reentrant else nullcontext():
+        net(X).sum().backward()
+    assert reentrant or [found.layer for found in seen[0].activations] == ["b", "c"]
+    with observed(gates) as seen, torch.no_grad():
+        net(X)
+    assert [found.layer for found in seen[0].activations] == ["b", "c"]
 
 
 def test_copies_and_files_that_are_made_meanwhile_hold_no_hook():

@@ -10,7 +10,7 @@ from torch import nn
 
 import gdp
 from gdp.gates import observed
-from gdp.pruning import check_shown
+from gdp.pruning import check_observation
 
 X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -94,8 +94,37 @@ def test_channels_that_no_layer_shows_are_named():
     with observed(pruner.gates) as seen:
         pruner.gates.model(X)
     with pytest.raises(gdp.GDPError, match=r"read the channels of a was called as a module.*ignore"):
-        check_shown(pruner.method, pruner.gates, seen[0])
+        check_observation(pruner, seen[0])
     with pytest.raises(gdp.GDPError, match="does not call Functional as a whole"):
-        check_shown(pruner.method, pruner.gates, None)
+        check_observation(pruner, None)
     pruner.hold_open({"a": "it stays"})
-    check_shown(pruner.method, pruner.gates, seen[0])
+    check_observation(pruner, seen[0])
+
+
+def observing(member):
+    class Wrong(Shown):
+        observe = member
+
+    pruner = pruner_of(Wrong())
+    with observed(pruner.gates) as seen, torch.no_grad():
+        pruner.gates.model(X)
+    return pruner, seen[0]
+
+
+@pytest.mark.parametrize(
+    "member, found",
+    [
+        (lambda self, state, seen, context: None, "a dict of tensors, but got None"),
+        (lambda self, state, seen, context: {"other": state["shown"]}, r"names of init_state.*but got \['other'\]"),
+        (
+            lambda self, state, seen, context: seen.activations[99],
+            "failed before training .IndexError",
+        ),
+    ],
+)
+def test_a_method_that_makes_no_state_of_what_it_is_shown_is_refused_by_name(member, found):
+    pruner, seen = observing(member)
+    state = dict(pruner.method_state)
+    with pytest.raises(gdp.GDPError, match=rf"Wrong\.observe.*{found}"):
+        check_observation(pruner, seen)
+    assert pruner.method_state == state
