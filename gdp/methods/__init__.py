@@ -4,6 +4,7 @@ from gdp.gates import Activation, ChannelTensor, Role, Seen
 from gdp.methods.annealed import Annealed
 from gdp.methods.base import LearningBatches, MethodState, PruningMethod, anneal
 from gdp.methods.bwcp import BWCP
+from gdp.methods.catro import CATRO
 from gdp.methods.chex import CHEX
 from gdp.methods.context import StepContext
 from gdp.methods.contract import check_importance, check_method, check_observe, check_value
@@ -16,8 +17,10 @@ from gdp.methods.gdp_literal import GDP
 from gdp.methods.ghfp import GHFP
 from gdp.methods.gliding import GlidingGates, polarize
 from gdp.methods.hard_gates import HardGates
+from gdp.methods.haste import HASTE
 from gdp.methods.helpers import by_channel, globally, matrices, percentiles, rank_match, relative, uniform
 from gdp.methods.hesso import HESSO
+from gdp.methods.hrank import HRank
 from gdp.methods.hspg import HSPG
 from gdp.methods.l1 import L1
 from gdp.methods.l2 import L2
@@ -36,6 +39,7 @@ from gdp.methods.weights_of_channels import channel_norms, entry_counts
 
 __all__ = [
     "BWCP",
+    "CATRO",
     "CHEX",
     "CPMC",
     "DAIS",
@@ -44,6 +48,7 @@ __all__ = [
     "FPGM",
     "GDP",
     "GHFP",
+    "HASTE",
     "HESSO",
     "HSPG",
     "L1",
@@ -55,6 +60,7 @@ __all__ = [
     "Annealed",
     "ChannelTensor",
     "GlidingGates",
+    "HRank",
     "HardGates",
     "LearningBatches",
     "MethodState",

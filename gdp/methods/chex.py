@@ -14,6 +14,7 @@ from gdp.methods.context import StepContext
 from gdp.methods.gliding import CLOSING_RATIO, GlidingGates
 from gdp.methods.helpers import by_channel, globally, matrices, rank_match, relative
 from gdp.methods.leverage import leverage, residual
+from gdp.methods.weights_of_channels import entry_counts
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class CHEX(GlidingGates):
     def importance(self, state: MethodState, context: StepContext) -> Tensor:
         """Return the scales, ordered within groups by leverage and lot, times the FLOPs of a channel."""
         norm = by_channel(context, "writes", torch.abs).detach()
-        scales, count = (by_channel(context, "scales", f).double().cpu() for f in (torch.abs, torch.ones_like))
+        scales, count = by_channel(context, "scales", torch.abs).double().cpu(), entry_counts(context, "scales").cpu()
         how_many = torch.where(count > 0, scales / count.clamp_min(1), relative(norm, context))
         kept, lots, writers = _staying(how_many, context), self._lots(context), _writers(context)
         share = self.regrow * (1 + math.cos(math.pi * context.window.progress(context.steps))) / 2

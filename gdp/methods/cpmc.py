@@ -13,6 +13,7 @@ from gdp.methods.base import MethodState
 from gdp.methods.context import StepContext
 from gdp.methods.gliding import GlidingGates
 from gdp.methods.helpers import by_channel, relative
+from gdp.methods.weights_of_channels import entry_counts
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,5 @@ class CPMC(GlidingGates):
     def importance(self, state: MethodState, context: StepContext) -> Tensor:
         """Return the score per price, times the FLOPs of a channel, as channels are compared per FLOP."""
         norm = by_channel(context, "writes", torch.abs) + by_channel(context, "reads", torch.abs)
-        params = sum(by_channel(context, role, torch.ones_like).detach().double().cpu() for role in ROLES)
-        price = torch.as_tensor(params).clamp_min(1) ** self.params_power
+        price = entry_counts(context, *ROLES).double().cpu().clamp_min(1) ** self.params_power
         return relative(norm, context) * context.marginal ** (1 - self.flops_power) / price

@@ -59,7 +59,7 @@ def matrices(context: StepContext, role: Role) -> Iterator[tuple[Tensor, Tensor]
             yield channels, torch.cat(parts, 1)
 
 
-def uniform(score: Tensor, context: StepContext) -> Tensor:
+def uniform(score: Tensor, context: StepContext, ties: Tensor | None = None) -> Tensor:
     """Return an importance by which the same fraction of every group goes, those with the lowest scores.
 
     It is the percentile of a channel within its group, times its FLOPs, since channels are compared per FLOP.
@@ -67,25 +67,27 @@ def uniform(score: Tensor, context: StepContext) -> Tensor:
     Args:
         score: of every channel, in any unit, shape (channels of all groups,).
         context: where the run is.
+        ties: another score, which orders channels whose first one is equal; default: as they lie in the group.
 
     Returns:
         Importance, shape (channels of all groups,), float64, on the CPU.
     """
-    return percentiles(score, context) * context.marginal
+    return percentiles(score, context, ties) * context.marginal
 
 
-def percentiles(score: Tensor, context: StepContext) -> Tensor:
+def percentiles(score: Tensor, context: StepContext, ties: Tensor | None = None) -> Tensor:
     """Return which share of the channels of its group that may stay each has behind it, itself included.
 
     Args:
         score: of every channel, in any unit, shape (channels of all groups,).
         context: where the run is.
+        ties: another score, which orders channels whose first one is equal; default: as they lie in the group.
 
     Returns:
         Shares in [0, 1], shape (channels of all groups,), float64, on the CPU; 0 for channels that can't stay.
     """
     may_stay = context.may_stay
-    place, counts = _places(score, may_stay, context)
+    place, counts = _places(score, ties, may_stay, context)
     return torch.where(may_stay, (place + 1).double() / counts[context.group_of].clamp_min(1), 0.0)
 
 
@@ -136,29 +138,33 @@ def rank_match(how_many: Tensor, which: Tensor, context: StepContext) -> Tensor:
     """
     may_stay = context.may_stay
     score = torch.zeros(len(may_stay), dtype=torch.float64)
-    by_number, by_identity = (_order(numbers, may_stay, context) for numbers in (how_many, which))
+    by_number, by_identity = (_order(numbers, None, may_stay, context) for numbers in (how_many, which))
     score[by_identity] = how_many.detach().double().cpu()[by_number]
     return score
 
 
-def _order(numbers: Tensor, may_stay: Tensor, context: StepContext) -> Tensor:
+def _order(numbers: Tensor, ties: Tensor | None, may_stay: Tensor, context: StepContext) -> Tensor:
     """Return the channels that may stay, group after group, within a group by rising numbers.
 
     Args:
         numbers: shape (channels of all groups,).
+        ties: what orders equal numbers, of the same shape; None for their places.
         may_stay: one bool per channel of all groups.
         context: where the run is.
     """
-    order = numbers.detach().double().cpu().argsort(stable=True)
+    order = torch.arange(len(numbers))
+    for criterion in (numbers,) if ties is None else (ties, numbers):
+        order = order[criterion.detach().double().cpu()[order].argsort(stable=True)]
     order = order[context.group_of[order].argsort(stable=True)]
     return order[may_stay[order]]
 
 
-def _places(numbers: Tensor, may_stay: Tensor, context: StepContext) -> tuple[Tensor, Tensor]:
+def _places(numbers: Tensor, ties: Tensor | None, may_stay: Tensor, context: StepContext) -> tuple[Tensor, Tensor]:
     """Return the place of every channel among those of its group that may stay, from 0 for the lowest, and how many.
 
     Args:
         numbers: shape (channels of all groups,).
+        ties: what orders equal numbers, of the same shape; None for their places.
         may_stay: one bool per channel of all groups.
         context: where the run is.
 
@@ -167,7 +173,7 @@ def _places(numbers: Tensor, may_stay: Tensor, context: StepContext) -> tuple[Te
     """
     counts = torch.zeros(len(context.gates.spans), dtype=torch.long)
     counts = counts.index_add(0, context.group_of, may_stay.long())
-    order = _order(numbers, may_stay, context)
+    order = _order(numbers, ties, may_stay, context)
     starts = counts.cumsum(0) - counts
     place = torch.zeros(len(may_stay), dtype=torch.long)
     place[order] = torch.arange(len(order)) - starts[context.group_of[order]]

@@ -8,6 +8,7 @@ from gdp.errors import GDPError
 from gdp.methods.annealed import Annealed
 from gdp.methods.base import PruningMethod
 from gdp.methods.bwcp import BWCP
+from gdp.methods.catro import CATRO
 from gdp.methods.chex import CHEX
 from gdp.methods.cpmc import CPMC
 from gdp.methods.dais import DAIS
@@ -16,7 +17,9 @@ from gdp.methods.ffr import FFR
 from gdp.methods.fpgm import FPGM
 from gdp.methods.gdp_literal import GDP
 from gdp.methods.ghfp import GHFP
+from gdp.methods.haste import HASTE
 from gdp.methods.hesso import HESSO
+from gdp.methods.hrank import HRank
 from gdp.methods.hspg import HSPG
 from gdp.methods.l1 import L1
 from gdp.methods.l2 import L2
@@ -33,6 +36,7 @@ from gdp.methods.taylor import Taylor
 METHODS: dict[str, type[PruningMethod]] = {
     "annealed": Annealed,
     "bwcp": BWCP,
+    "catro": CATRO,
     "chex": CHEX,
     "cpmc": CPMC,
     "dais": DAIS,
@@ -41,7 +45,9 @@ METHODS: dict[str, type[PruningMethod]] = {
     "fpgm": FPGM,
     "gdp": GDP,
     "ghfp": GHFP,
+    "haste": HASTE,
     "hesso": HESSO,
+    "hrank": HRank,
     "hspg": HSPG,
     "l1": L1,
     "l2": L2,

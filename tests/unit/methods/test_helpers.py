@@ -100,6 +100,13 @@ def test_uniform_takes_the_same_fraction_of_every_group():
         assert score[span][mask].min() > score[span][~mask].max()
 
 
+def test_equal_scores_are_ordered_by_another_one():
+    context = of_network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), X)
+    score, ties = torch.tensor([2.0, 2.0, 1.0, 2.0]), torch.tensor([0.3, 0.1, 0.9, 0.2])
+    assert (uniform(score, context) / context.marginal).tolist() == [0.5, 0.75, 0.25, 1.0]
+    assert (uniform(score, context, ties) / context.marginal).tolist() == [1.0, 0.5, 0.25, 0.75]
+
+
 def test_globally_compares_over_all_groups():
     context = of_network(nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Conv2d(2, 3, 1), nn.Conv2d(3, 2, 1)), X)
     score = torch.tensor([1.0, 4.0, 2.0, 3.0, 0.5])
