@@ -62,7 +62,8 @@ class MethodPasses:
 
         self.end_batch()
         method = pruner.method
-        if method.adds_loss or pruner.wants_observation or (_is_first(pruner) and _looks(method)):
+        looks = not self._checked and (method.observed_batches > 0 or method.needs_labels)
+        if not pruner.done and (method.adds_loss or looks or pruner.wants_observation):
             self._batch.callback(extend_once(module, on_train_batch_start))
 
     def _begin(self, trainer: Any, module: Any, pruner: Pruner, batch: Any, batch_idx: int) -> None:
@@ -79,8 +80,7 @@ class MethodPasses:
             GDPError: the method would not see what it needs; this is found out on the first batch.
         """
         method, labels, wanted = pruner.method, _labels(batch), pruner.wants_observation
-        check = _is_first(pruner) and not self._checked
-        self._checked = True
+        check, self._checked = not self._checked, True
         if check and method.needs_labels and labels is None:
             raise _no_labels(method, batch)
         if check and method.adds_loss and is_compiled_around(module, pruner.gates.model):
@@ -89,7 +89,8 @@ class MethodPasses:
             seen = first_pass(trainer, module, pruner.gates, batch, batch_idx, labels)
             if check:
                 check_observation(pruner, seen)
-            if trainer.strategy.reduce_boolean_decision(seen is not None) and wanted and seen is not None:
+            complete = seen is not None and not (method.needs_labels and seen.labels is None)
+            if trainer.strategy.reduce_boolean_decision(complete) and wanted and seen is not None:
                 pruner.observe(seen)
         if method.adds_loss:
             self._shown = self._batch.enter_context(forward_loss_added(pruner, _scaled_as_losses(trainer, module)))
@@ -103,21 +104,13 @@ class MethodPasses:
         Raises:
             GDPError: no pass has shown what gated layers read.
         """
-        if _is_first(pruner) and pruner.method.adds_loss and not self._shown:
+        if pruner.steps == 0 and pruner.method.adds_loss and not self._shown:
             raise _nothing_shown(pruner)
 
     def end_batch(self) -> None:
         """Leave nothing in place behind a batch."""
         self._batch.close()
         self._shown = []
-
-
-def _is_first(pruner: Pruner) -> bool:
-    return pruner.steps == 0
-
-
-def _looks(method: PruningMethod) -> bool:
-    return method.observed_batches > 0 or method.needs_labels
 
 
 def _labels(batch: Any) -> Tensor | None:

@@ -187,7 +187,8 @@ class PruningMethod(Schedule, ABC):
     def observe(self, state: MethodState, seen: Seen, context: StepContext) -> MethodState:
         """Return what is remembered after a pass that is made beside training, without gradients.
 
-        What is remembered is averaged over all processes, each of which sees its own batch: remember sums and means.
+        It is the first one that `training_step` makes of the network on a batch, in training mode. What is remembered
+        is averaged over all processes, each of which sees its own batch: remember sums and means.
 
         Args:
             state: what was remembered before.

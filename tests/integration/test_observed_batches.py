@@ -181,6 +181,15 @@ def test_classes_of_32_bits_are_given_with_64():
     assert SEEN and all(labels.dtype == torch.int64 and len(labels) == 16 for _, labels, _ in SEEN)
 
 
+def test_a_resumed_run_whose_batches_have_no_classes_is_refused(tmp_path):
+    def saving(_):
+        return ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1)
+
+    fit(ByClass(), FirstAlone, saving, epochs=2, enable_checkpointing=True)
+    with pytest.raises(gdp.GDPError, match="ByClass needs the classes"):
+        fit(ByClass(), FirstAlone, data=DataLoader(TensorDataset(X), 8), path=tmp_path / "step=4.ckpt")
+
+
 class InParts(Lit):
     """Calls the layers of its network, and never the network."""
 
