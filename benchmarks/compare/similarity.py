@@ -26,30 +26,32 @@ from benchmarks.compare.processes import FAILED, each_alone
 from benchmarks.compare.ranks import ranks
 from benchmarks.compare.similarity_document import NOISE, ranks_beside
 
+TARGET_OF_LEARNERS = 0.5  # of methods whose gates learn: without a budget they have no reason to move
+
 
 class Ask(pl.Callback):
-    """Ask the method of a pruning for the importance of every channel, when the last batch but its step is over.
+    """Ask the method of a pruning for the importance of every channel, once.
 
-    It stands before the callback of the pruning, which closes gates when the last step is over.
+    It stands before the callback of the pruning, which moves gates after that step.
 
     Args:
         pruning: what prunes.
-        steps: of the run.
+        at: the optimizer step after which the method is asked.
 
     Attributes:
         importance: per FLOP, by which channels are kept, shape (channels of all groups,), float64.
         sizes: channels of every group.
     """
 
-    def __init__(self, pruning: gdp.GDPCallback, steps: int) -> None:
-        self.pruning, self.steps = pruning, steps
+    def __init__(self, pruning: gdp.GDPCallback, at: int) -> None:
+        self.pruning, self.at = pruning, at
         self.importance, self.sizes = torch.zeros(0), [0]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         pruner = self.pruning.pruner
-        if pruner is None or trainer.global_step < self.steps:
+        if pruner is None or trainer.global_step != self.at:
             return
         self.sizes = [group.size for group in pruner.graph.groups]
         self.importance = per_flop(pruner)
@@ -66,11 +68,25 @@ def per_flop(pruner: gdp.Pruner) -> Tensor:
     return pruner.method.importance(pruner.method_state, context).double().cpu() / context.marginal
 
 
+def moment(method: gdp.PruningMethod, steps: int) -> tuple[float, int]:
+    """Return the target of a run in which a method is asked, and the optimizer step after which that is.
+
+    All FLOPs are allowed, so that no channel has to go, and the method is asked at the end. One whose gates learn is
+    asked when channels would be chosen for the last time, on the way to TARGET_OF_LEARNERS.
+
+    Args:
+        method: that is asked.
+        steps: of the run.
+    """
+    if method.learns_from is None:
+        return 1.0, steps
+    return TARGET_OF_LEARNERS, method.window(steps).last_selection
+
+
 def asked(name: str, net: nn.Module, data: dict[str, Images], size: Size, steps: int) -> dict[str, str]:
     """Let a method see batches of a network, and return how it ranks the channels.
 
-    The learning rate is 0, so that all methods judge the same weights. The window opens after half of the steps, and
-    all FLOPs are allowed: a method observes, learns and moves what it has to learn, but no channel has to go.
+    The learning rate is 0, so that all methods judge the same weights. The window opens after half of the steps.
 
     Args:
         name: of the method, or NOISE.
@@ -80,8 +96,9 @@ def asked(name: str, net: nn.Module, data: dict[str, Images], size: Size, steps:
         steps: how many batches there are.
     """
     method = gdp.methods.get("polar" if name == NOISE else name)(start=0.5, end=1.0)
-    pruning = gdp.GDPCallback(1.0, method=method, shrink="end")
-    ask = Ask(pruning, steps)
+    target, at = moment(method, steps)
+    pruning = gdp.GDPCallback(target, method=method, shrink="end")
+    ask = Ask(pruning, at)
     torch.manual_seed(1 if name == NOISE else 0)
     fit(net, data, size, steps, 0.0, [ask, pruning])
     shown = " ".join(f"{rank:g}" for rank in ranks(ask.importance.numpy()))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+import gdp
 from benchmarks.accuracy.jobs import rows_of
 from benchmarks.accuracy.training import SIZES
 from benchmarks.common.markdown import table
@@ -24,10 +25,11 @@ Huang et al. ([Rethinking the Pruning Criteria for Convolutional Neural Network]
 report that several of the criteria that are cited and compared most rank filters almost identically, and so prune
 similar structures. Here every method is asked about the same trained network: it watches, observes and learns in
 {steps} steps of a run whose learning rate is 0. The window opens after half of them, and all FLOPs are allowed, so that
-no channel has to go. Then the importance per FLOP of every channel, by which channels are kept, is compared by
-Spearman's rank correlation: over all channels of the network, which says how many every group keeps, too; and within
-groups (the median over groups), which is the criterion alone. *{noise}* is the same method after other batches: two
-methods that correlate as much as it does with `polar` can't be told apart.
+no channel has to go. Methods whose gates learn ({learners}) have no reason to move them then: they are asked when
+channels would be chosen for the last time on the way to half of the FLOPs. What is compared is the importance per FLOP,
+by which channels are kept, by Spearman's rank correlation: over all channels of the network, which says how many every
+group keeps, too; and within groups (the median over groups), which is the criterion alone. *{noise}* is the same method
+after other batches: two methods that correlate as much as it does with `polar` can't be told apart.
 """
 
 
@@ -56,7 +58,9 @@ def similarity(out: Path) -> str:
     if not parts:
         return ""
     steps = ", ".join(dict.fromkeys(setting[-1] for setting in settings))
-    return "\n".join([WHAT.format(url=URL, steps=steps, noise=NOISE), *parts])
+    learners = [f"`{name}`" for name in gdp.methods.names() if gdp.methods.get(name)().learns_from is not None]
+    said = {"url": URL, "steps": steps, "noise": NOISE, "learners": ", ".join(learners)}
+    return "\n".join([WHAT.format(**said), *parts])
 
 
 def section(rows: Sequence[dict[str, str]], setting: tuple[str, ...], picture: Path) -> str:
