@@ -88,6 +88,7 @@ class StepCounter:
         self._global_step = 0  # after the last step the pruner was told of
         self._trained = False  # an optimizer has stepped that trains the network
         self._loss: Tensor | None = None  # sum since the last step
+        self._batches = 0  # whose losses they were
         self._scale = 1.0  # of the gradient scaler
 
     def start(self, trainer: Any, pruner: Pruner) -> bool:
@@ -103,7 +104,7 @@ class StepCounter:
         fresh, resumed_at, known = pruner.steps == 0, self._global_step, self._length
         owed = self._trained or trainer.lightning_module.automatic_optimization
         self._length, self._global_step = run_length(trainer), trainer.global_step
-        self._trained, self._loss, self._scale = False, None, gradient_scale(trainer)
+        self._trained, self._loss, self._batches, self._scale = False, None, 0, gradient_scale(trainer)
         if fresh:
             self._began = position(trainer)
         if fresh or self._length != known:
@@ -120,7 +121,7 @@ class StepCounter:
             loss: of any shape.
         """
         total = loss.detach().sum()
-        self._loss = total if self._loss is None else self._loss + total
+        self._loss, self._batches = total if self._loss is None else self._loss + total, self._batches + 1
 
     def before_optimizer_step(self, trainer: Any, optimizer: Optimizer, pruner: Pruner) -> None:
         """Let the pruner read gradients, if the optimizer that is about to step trains the network.
@@ -134,8 +135,20 @@ class StepCounter:
         reads = any(id(reader.weight) in trained for reader in pruner.gates.readers)
         if reads or any(id(p) in trained for p in pruner.gates.model.parameters()):
             self._trained = self._trained or reads
-            pruner.watch(self._loss if reads else None, scale_of_gradients(trainer, optimizer), trained)
+            loss, scale = self._loss if reads else None, scale_of_gradients(trainer, optimizer)
+            pruner.watch(loss, scale, trained, self._share(trainer))
             self._loss = None if reads else self._loss
+
+    def _share(self, trainer: Any) -> float:
+        """Return what part of the batches that a step accumulates was there, as an epoch may end before the last one.
+
+        Lightning divides the loss of every batch by the whole number.
+
+        Args:
+            trainer: of either family; with manual optimization it takes no means over batches.
+        """
+        automatic = trainer.lightning_module.automatic_optimization
+        return min(1.0, self._batches / trainer.accumulate_grad_batches) if automatic and self._batches else 1.0
 
     def step(self, trainer: Any, pruner: Pruner) -> bool:
         """Let the pruner step if the batch that has ended was a step of it, and return whether it was.
@@ -151,6 +164,7 @@ class StepCounter:
         self._global_step, self._trained = trainer.global_step, False
         if of_others:
             return False
+        self._batches = 0
         if not automatic and pruner.steps < pruner.window.start:
             pruner.total_steps = pruner.steps + 1 + steps_left(trainer, pruner.steps + 1, self._began)
         scale = gradient_scale(trainer)

@@ -159,7 +159,7 @@ class MethodRun:
 
         Args:
             context: where the run is.
-            scale: what the gradients are multiplied with (by a gradient scaler).
+            scale: what the penalty is multiplied with, as the loss is.
             trained: ids of the parameters that are about to be stepped; None for all of the network.
         """
         if self.has_penalty:

@@ -71,7 +71,13 @@ class Pruner(RunState):
         return not self.done and self.method_run.learns(self.context, from_training=False)
 
     @torch.no_grad()
-    def watch(self, loss: Tensor | None = None, scale: float = 1.0, trained: Container[int] | None = None) -> None:
+    def watch(
+        self,
+        loss: Tensor | None = None,
+        scale: float = 1.0,
+        trained: Container[int] | None = None,
+        share: float = 1.0,
+    ) -> None:
         """Read the gates' gradients from the weights' gradients, as they are reduced and accumulated.
 
         The gradient of the method's penalty, if it has one, is added to the weights' gradients after that.
@@ -80,6 +86,8 @@ class Pruner(RunState):
             loss: of this step; if it is not finite, gates hold still.
             scale: what the gradients are multiplied with (by a gradient scaler, before a fused optimizer).
             trained: ids of the parameters that are about to be stepped; default: all of the network.
+            share: what the loss counts in this step, in (0, 1]: the part of the batches to be accumulated that was
+                there. The penalty counts as much.
         """
         if self.done:
             return
@@ -95,7 +103,7 @@ class Pruner(RunState):
             self.method_run.update(gradient / scale, self.context)
             if learns:
                 self.method_run.learn(gradient / scale, self.context)
-        self.method_run.add_penalty(self.context, scale, trained)
+        self.method_run.add_penalty(self.context, scale * share, trained)
 
     @torch.no_grad()
     def learn(self, loss: Tensor, reduce: Callable[[Tensor], Tensor] = lambda gradient: gradient) -> None:

@@ -20,7 +20,7 @@ def add_penalty(
         method: of the run.
         state: what it remembers.
         context: where the run is.
-        scale: what the gradients are multiplied with (by a gradient scaler).
+        scale: what the penalty is multiplied with, as the loss is.
         trained: ids of the parameters that are about to be stepped; None for all of the network.
     """
     with torch.enable_grad():

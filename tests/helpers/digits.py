@@ -43,9 +43,9 @@ def digits(shuffle: bool = False) -> DataLoader:
     return DataLoader(TensorDataset(x, torch.tensor(found.target[:IMAGES])), BATCH, shuffle=shuffle)
 
 
-def fit_digits(*callbacks, path=None, epochs: int = 6, **kw) -> LitDigits:
+def fit_digits(*callbacks, path=None, epochs: int = 6, make=LitDigits, **kw) -> LitDigits:
     """Train for 24 steps by default; the module is the same every time."""
     pl.seed_everything(0)
-    lit = LitDigits()
+    lit = make()
     trainer(*callbacks, epochs=epochs, **kw).fit(lit, digits(), ckpt_path=path)
     return lit

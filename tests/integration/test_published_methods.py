@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from helpers.digits import fit_digits
+from helpers.digits import LitDigits, fit_digits
 from helpers.training import two_processes
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins import MixedPrecision
 
 import gdp
 
@@ -36,6 +37,47 @@ def test_two_processes_decide_alike_whatever_the_method(tmp_path):
         assert found["plan"] == second[name]["plan"], name
         assert found["weights"] == second[name]["weights"], name
         assert TARGET - 0.03 <= found["remaining"] <= TARGET, name
+
+
+WITH_PENALTY = [n for n in gdp.methods.names() if gdp.methods.get(n).penalty is not gdp.PruningMethod.penalty]
+
+
+class Written(LitDigits):
+    """Adds the method's penalty to the loss in `training_step`, though not where that is tried."""
+
+    def on_train_batch_start(self, batch, batch_idx):
+        self.batch = batch
+
+    def training_step(self, batch, batch_idx):
+        if batch is not self.batch:
+            raise RuntimeError("a trial")
+        pruner, loss = self.trainer.callbacks[0].pruner, super().training_step(batch, batch_idx)
+        if pruner.done:
+            return loss
+        penalty = gdp.methods.get(self.name)(**STRONG).penalty(pruner.method_state, pruner.context)
+        return loss if penalty is None else loss + penalty
+
+
+STRONG = {"start": 0.2, "end": 0.9}  # a window of which most lies in a run of eight steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["accumulated", "scaled"])
+@pytest.mark.parametrize("name", WITH_PENALTY)
+def test_a_penalty_equals_the_same_one_in_training_step(name, kind):
+    scaled = kind == "scaled"
+    cls, kw = gdp.methods.get(name), {"epochs": 2} if scaled else {"epochs": 4, "accumulate_grad_batches": 3}
+    silent = type(cls.__name__, (cls,), {"penalty": gdp.PruningMethod.penalty})
+    ends = {}
+    for way, method, make in (("gdp", cls, LitDigits), ("written", silent, Written), ("none", silent, LitDigits)):
+        if scaled:
+            kw["plugins"] = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**8))]
+        make.name = name
+        lit = fit_digits(gdp.GDPCallback(0.4, method=method(**STRONG), shrink="end"), make=make, **kw)
+        ends[way] = torch.cat([p.detach().flatten() for p in lit.parameters()])
+    off = (ends["gdp"] - ends["written"]).abs().max()
+    assert off <= (1e-3 if scaled else 1e-6)
+    assert len(ends["none"]) != len(ends["gdp"]) or (ends["gdp"] - ends["none"]).abs().max() > 20 * off
 
 
 def test_every_method_says_where_it_comes_from():

@@ -17,7 +17,7 @@ if __name__ == "__main__":
     for name in gdp.methods.names():
         pl.seed_everything(0)
         lit, pruning = LitDigits(), gdp.GDPCallback(0.4, method=name)
-        run = trainer(pruning, epochs=8, strategy="ddp", devices=2)
+        run = trainer(pruning, epochs=6, strategy="ddp", devices=2)
         run.fit(lit, digits())
         state = {k: v.double().sum().item() for k, v in lit.state_dict().items() if "running" not in k}
         plan, remaining = pruning.report.plan.to_dict(), pruning.report.remaining
