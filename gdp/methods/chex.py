@@ -16,6 +16,8 @@ from gdp.methods.helpers import by_channel, globally, matrices, rank_match, rela
 from gdp.methods.leverage import leverage, residual
 from gdp.methods.weights_of_channels import entry_counts
 
+MAX_FILTERS = 1024  # of a group that is judged by leverage; its cost grows with the third power
+
 
 @dataclass(frozen=True)
 class CHEX(GlidingGates):
@@ -34,8 +36,9 @@ class CHEX(GlidingGates):
 
     Source: CHEX (Hou et al., CVPR 2022, arXiv 2203.15794), by its formulas as they are known from its code. Own: k is
     estimated from the target and gamma; regrown channels have places within the budget instead of beyond it; channels
-    that several layers write, of residual streams above all, which CHEX leaves alone, go by the L1 norm and come back
-    with equal probabilities; where no norm scales a group, the relative L1 norm of its filters stands for gamma.
+    that several layers write, of residual streams above all, which CHEX leaves alone, and those of groups with more
+    than 1024, go by the L1 norm and come back with equal probabilities; where no norm scales a group, the relative L1
+    norm of its filters stands for gamma.
 
     Raises:
         GDPError: an option is out of range.
@@ -73,7 +76,8 @@ class CHEX(GlidingGates):
         for channels, filters in matrices(context, "writes"):
             group = int(context.group_of[channels[0]])
             drawn = min(round(share * kept[group]), kept[group] - 1)
-            gram = (filters @ filters.T).cpu() if writers[group] == 1 else None
+            spanned = writers[group] == 1 and len(filters) <= MAX_FILTERS
+            gram = torch.mm(filters.double(), filters.double().T).cpu() if spanned else None
             order = _order(which[channels], lots[channels], gram, kept[group] - drawn, drawn, filters.shape[1])
             which[channels[order]] = torch.arange(len(order), 0, -1, dtype=torch.float64)
         return globally(rank_match(how_many, which, context), context)
@@ -92,7 +96,7 @@ def _order(norm: Tensor, lots: Tensor, gram: Tensor | None, kept: int, drawn: in
     Args:
         norm: of their filters, shape (channels,).
         lots: Gumbel noise, of the same shape.
-        gram: inner products of the filters, shape (channels, channels); None if several layers write them.
+        gram: inner products of the filters, shape (channels, channels), float64; None if they go by their norm.
         kept: how many stay, by leverage or norm.
         drawn: how many are drawn out of the others.
         features: weights of a filter.

@@ -15,7 +15,7 @@ from gdp.methods.base import MethodState
 from gdp.methods.context import StepContext
 from gdp.methods.gliding import GlidingGates
 from gdp.methods.helpers import by_channel, uniform
-from gdp.methods.maps import check_has_maps, feature_maps, first_shown, mean_over_entries
+from gdp.methods.maps import check_may_have_maps, feature_maps, first_shown, mean_over_entries
 
 MAX_HYPERPLANES = 62  # bits of a hash
 
@@ -58,8 +58,8 @@ class HASTE(GlidingGates):
             )
 
     def check_graph(self, graph: ChannelGraph) -> None:
-        """Check that there are feature maps."""
-        check_has_maps(graph, type(self).__name__)
+        """Check that there may be feature maps."""
+        check_may_have_maps(graph, type(self).__name__)
 
     @property
     def observed_batches(self) -> int:
@@ -73,7 +73,7 @@ class HASTE(GlidingGates):
     def observe(self, state: MethodState, seen: Seen, context: StepContext) -> MethodState:
         """Take the shares of a batch into the running mean."""
         past = state["novelty"]
-        shown = first_shown(feature_maps(seen.activations), context.may_stay)
+        shown = first_shown(feature_maps(seen.activations, type(self).__name__), context.may_stay)
         shares = ((channel, self.novelty(maps[: self.images])) for channel, maps in shown)
         share, is_shown = (found.to(past.device) for found in mean_over_entries(shares, len(past)))
         return {"novelty": torch.where(is_shown, self.memory * past + (1 - self.memory) * share, past)}

@@ -14,7 +14,7 @@ from gdp.methods.base import MethodState
 from gdp.methods.context import StepContext
 from gdp.methods.gliding import GlidingGates
 from gdp.methods.helpers import by_channel, uniform
-from gdp.methods.maps import check_has_maps, feature_maps, first_shown, mean_over_entries
+from gdp.methods.maps import check_may_have_maps, feature_maps, first_shown, mean_over_entries
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class HRank(GlidingGates):
             raise GDPError(f"Expected images and rounds of at least 1, but got {self.images} and {self.rounds}.")
 
     def check_graph(self, graph: ChannelGraph) -> None:
-        """Check that there are feature maps."""
-        check_has_maps(graph, type(self).__name__)
+        """Check that there may be feature maps."""
+        check_may_have_maps(graph, type(self).__name__)
 
     @property
     def observed_batches(self) -> int:
@@ -63,7 +63,7 @@ class HRank(GlidingGates):
         now = 1.0 + int(self.rounds * context.progress)
         if float(state["measured"]) >= now:
             return state
-        shown = first_shown(feature_maps(seen.activations), context.may_stay)
+        shown = first_shown(feature_maps(seen.activations, type(self).__name__), context.may_stay)
         ranks = ((channel, torch.linalg.matrix_rank(maps[: self.images]).float().mean(0)) for channel, maps in shown)
         rank, is_shown = (found.to(state["rank"].device) for found in mean_over_entries(ranks, len(state["rank"])))
         return {

@@ -19,7 +19,7 @@ def leverage(gram: Tensor, rank: int) -> Tensor:
     Returns:
         Scores in [0, 1], shape (rows,).
     """
-    vectors: Tensor = torch.linalg.eigh(gram)[1]
+    vectors: Tensor = torch.linalg.eigh(gram.float())[1]
     return vectors[:, -max(1, min(rank, len(gram) - 1)) :].square().sum(1)
 
 
@@ -27,14 +27,13 @@ def residual(gram: Tensor, base: Tensor, others: Tensor) -> Tensor:
     """Return how far rows are from the span of other ones: the norm of `w - P w`, P being the projection on the span.
 
     Args:
-        gram: inner products of all pairs of rows, shape (rows, rows).
+        gram: inner products of all pairs of rows, shape (rows, rows), float64, as rows may repeat each other.
         base: numbers of the rows that are spanned, shape (base rows,).
         others: numbers of the rows that are asked for, shape (other rows,).
 
     Returns:
         Norms, shape (other rows,), float64.
     """
-    gram = gram.double()
     ridge = RIDGE * gram.diagonal().mean().clamp_min(1e-30)
     root = torch.linalg.cholesky(gram[base][:, base] + ridge * torch.eye(len(base), dtype=gram.dtype))
     inside: Tensor = torch.linalg.solve_triangular(root, gram[base][:, others], upper=False)

@@ -10,6 +10,7 @@ from torch import Tensor
 from gdp.errors import GDPError
 from gdp.gates import Activation
 from gdp.graph import ChannelGraph
+from gdp.utils import tensors_in
 
 
 def first_shown(activations: Iterable[Activation], asked: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -33,13 +34,20 @@ def first_shown(activations: Iterable[Activation], asked: Tensor) -> Iterator[tu
             fresh[channel] = False
 
 
-def feature_maps(activations: Iterable[Activation]) -> list[Activation]:
+def feature_maps(activations: Iterable[Activation], method: str) -> list[Activation]:
     """Return the activations that have rows and columns beside samples and channels.
 
     Args:
         activations: what gated layers have read.
+        method: name of the method that needs them.
+
+    Raises:
+        GDPError: there are none.
     """
-    return [activation for activation in activations if activation.tensor.dim() == 4]
+    found = [activation for activation in activations if activation.tensor.dim() == 4]
+    if not found:
+        raise no_maps(method, "of the layers that read channels none was given feature maps")
+    return found
 
 
 def mean_over_entries(found: Iterable[tuple[Tensor, Tensor]], channels: int) -> tuple[Tensor, Tensor]:
@@ -59,19 +67,30 @@ def mean_over_entries(found: Iterable[tuple[Tensor, Tensor]], channels: int) -> 
     return total / count.clamp_min(1), count > 0
 
 
-def check_has_maps(graph: ChannelGraph, method: str) -> None:
-    """Check that convs read some channels of a network, so that these have feature maps.
+def check_may_have_maps(graph: ChannelGraph, method: str) -> None:
+    """Check that a network may have feature maps: it is given images, or has 2d convs that read channels.
 
     Args:
         graph: what `gdp.trace` found in it.
         method: name of the method that needs them.
 
     Raises:
-        GDPError: no conv reads any.
+        GDPError: it has none for sure.
     """
-    if not any(len(graph.shapes[axis.tensor]) == 4 for group in graph.groups for axis in group.reads):
-        raise GDPError(
-            f"{method} compares channels by their feature maps, but no 2d conv of this network reads channels that can "
-            f"be cut; the groups are: {', '.join(group.name for group in graph.groups)}. Use a method that needs no "
-            "feature maps, such as method='polar'."
-        )
+    has_images = any(tensor.dim() == 4 for tensor in tensors_in(graph.inputs))
+    reads = [axis for group in graph.groups for axis in group.reads]
+    if not has_images and not any(len(graph.shapes[axis.tensor]) == 4 for axis in reads):
+        raise no_maps(method, "the network is given no images and has no 2d convs that read channels")
+
+
+def no_maps(method: str, why: str) -> GDPError:
+    """Return the error for a network without feature maps.
+
+    Args:
+        method: that needs them.
+        why: there are none, in words.
+    """
+    return GDPError(
+        f"{method} compares channels by their feature maps (samples, channels, rows, columns), but {why}. Use a method "
+        "that needs no feature maps, such as method='polar'."
+    )

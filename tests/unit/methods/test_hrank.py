@@ -65,7 +65,7 @@ def test_after_a_cut_ranks_belong_to_what_is_left():
 def test_a_network_without_feature_maps_is_refused_as_it_is():
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     graph = gdp.trace(net, torch.rand(1, 4), dry_run=False)
-    with pytest.raises(gdp.GDPError, match=r"HRank .* feature maps, but no 2d conv .* the groups are: 0\."):
+    with pytest.raises(gdp.GDPError, match=r"HRank .* feature maps .*, but the network is given no images"):
         gdp.Pruner(net, graph, 0.5, 100, HRank())
     assert type(net[2]) is nn.Linear and not list(net.buffers())
 

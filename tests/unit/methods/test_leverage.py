@@ -6,7 +6,7 @@ from gdp.methods.leverage import leverage, residual
 
 
 def gram(*rows):
-    matrix = torch.tensor(rows)
+    matrix = torch.tensor(rows, dtype=torch.float64)
     return matrix @ matrix.T
 
 
@@ -29,5 +29,11 @@ def test_rows_that_repeat_each_other_and_rows_of_zeros_have_a_span():
     rows = gram([1.0, 0.0], [1.0, 0.0], [0.0, 2.0])
     found = residual(rows, torch.tensor([0, 1]), torch.tensor([2]))
     torch.testing.assert_close(found, torch.tensor([2.0]).double())
-    assert residual(torch.zeros(3, 3), torch.tensor([0, 1]), torch.tensor([2])).tolist() == [0.0]
+    assert residual(torch.zeros(3, 3).double(), torch.tensor([0, 1]), torch.tensor([2])).tolist() == [0.0]
     assert leverage(torch.zeros(3, 3), 1).isfinite().all()
+
+
+def test_many_rows_in_few_dimensions_have_no_residual():
+    rows = torch.randn(300, 40, generator=torch.Generator().manual_seed(0)).double()
+    found = residual(rows @ rows.T, torch.arange(250), torch.arange(250, 300))
+    assert found.max() < 1e-2 * rows.norm(dim=1).mean()

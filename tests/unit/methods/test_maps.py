@@ -1,10 +1,13 @@
 """Activations of every channel, where it is read first."""
 
+import pytest
 import torch
 from helpers.shown import seen
+from torch import nn
 
+import gdp
 from gdp.methods import Activation
-from gdp.methods.maps import feature_maps, first_shown, mean_over_entries
+from gdp.methods.maps import check_may_have_maps, feature_maps, first_shown, mean_over_entries
 
 ALL = torch.ones(4, dtype=torch.bool)
 
@@ -25,7 +28,24 @@ def test_channels_may_lie_along_any_dimension_but_that_of_samples():
     ((channel, shown),) = first_shown(layers, ALL)
     assert channel.tolist() == [2, 0]
     assert torch.equal(shown, last[..., :2].permute(0, 3, 1, 2).float())
-    assert [found.layer for found in feature_maps(layers)] == ["b"]
+    assert [found.layer for found in feature_maps(layers, "This")] == ["b"]
+
+
+def test_a_pass_without_feature_maps_is_an_error_that_names_the_method():
+    with pytest.raises(gdp.GDPError, match=r"This compares .* none was given feature maps\. .* method='polar'"):
+        feature_maps(seen((torch.rand(2, 3), [0, 1, 2])).activations, "This")
+
+
+def test_linear_layers_may_read_the_maps_of_images():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.a, self.b = nn.Conv2d(3, 4, 4, 4), nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.b(self.a(self.conv(x).permute(0, 2, 3, 1)).relu()).mean((1, 2))
+
+    check_may_have_maps(gdp.trace(Last(), torch.rand(1, 3, 8, 8), dry_run=False), "This")
 
 
 def test_what_is_not_finite_is_zero():
