@@ -117,15 +117,15 @@ class HeldOutBatches:
             raise self.refusal
         if self._source == "val" and not validation_data(trainer).is_defined():
             raise GDPError(
-                "Annealed gates were to learn on the validation data, and there is none. Give trainer.fit a validation "
-                "loader, or hold out training data: method=gdp.Annealed(held_out=0.2)."
+                "Gates were to learn on the validation data, and there is none. Give trainer.fit a validation "
+                "loader, or hold out training data: held_out=0.2 of the method."
             )
         samples, _ = self._samples(trainer)
         if not samples:
             data = "validation data" if self._source == "val" else "held-out data"
             raise GDPError(
                 f"Expected {data} for the gates in every process, but process {trainer.global_rank} of "
-                f"{trainer.world_size} has none. Hold out more training data: method=gdp.Annealed(held_out=0.2)."
+                f"{trainer.world_size} has none. Hold out more training data: held_out=0.2 of the method."
             )
 
     def check_loss(self, module: Any, pruner: Pruner, outputs: Any) -> None:
@@ -141,7 +141,7 @@ class HeldOutBatches:
         """
         if pruner.steps == 1 and not outputs:
             raise GDPError(
-                f"Annealed gates learn from what {type(module).__name__}.training_step returns, and need a loss, "
+                f"These gates learn from what {type(module).__name__}.training_step returns, and need a loss, "
                 "but got none at the first step. Return the loss, or use method='polar'."
             )
 
@@ -215,7 +215,7 @@ class HeldOutBatches:
         if len(rest) < (loader.batch_size if loader.drop_last else 1):
             raise GDPError(
                 f"Expected training data for at least one batch beside the {len(held)} of {len(held) + len(rest)} "
-                "samples that are held out for the gates. Hold out fewer: method=gdp.Annealed(held_out=0.1)."
+                "samples that are held out for the gates. Hold out fewer: held_out=0.1 of the method."
             )
         return DataLoader(
             Subset(loader.dataset, rest),
@@ -270,9 +270,9 @@ def _check_splittable(loader: Any) -> Any:
     )
     if not can_be_split:
         raise GDPError(
-            "Annealed gates need data that is held out, and gdp can take it from one torch DataLoader with a data set "
+            "The method needs data that is held out, and gdp can take it from one torch DataLoader with a data set "
             f"of known length and torch's own sampling, but this is {_described(loader)}. Hold out validation data: "
-            "method=gdp.Annealed(held_out='val'), with such a loader there, or use method='polar'."
+            "held_out='val' of the method, with such a loader there, or use method='polar'."
         )
     return loader
 

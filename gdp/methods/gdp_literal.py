@@ -15,7 +15,7 @@ from gdp.methods.context import StepContext
 from gdp.methods.gliding import GlidingGates
 from gdp.methods.polar import EMA_DECAY, sensitivity
 
-FASTEST = 0.7  # what x is multiplied with at most, or divided by, per step
+FASTEST = 0.7  # what a gate's value is multiplied with, or divided by, at most, per step
 DAMPING = 1e-3  # of the squared gate gradient, in units of its mean
 TIE_BREAK = 1e-3  # by how much of x the squared gate gradient per FLOP may change the order of channels
 LARGEST = 1e30  # a multiplier with which every gate falls as fast as it may
@@ -51,7 +51,7 @@ class GDP(GlidingGates):
     descent closes one residual stream almost alone, and so does Adam's scale (docs/method.md). (2) The multiplier is
     solved for at every step, such that F of the moved gates is what the schedule allows, as far as gates may move.
     (3) A channel that is among the chosen ones keeps a value of at least 1/2, so no group falls below what the budget
-    leaves it. (4) x changes by less than a third per step; what fell below 0.01, and is not chosen, becomes 0.
+    leaves it. (4) A value changes by less than a third per step; what fell below 0.01, and is not chosen, becomes 0.
     (5) Channels are chosen by x, by the squared gate gradient per FLOP where x agree; in the last `closing` steps gates
     glide to 0 or 1.
 
@@ -100,8 +100,10 @@ class GDP(GlidingGates):
         by_loss, by_flops = self.rate / unit.sqrt() * scale * by_loss, scale * by_flops
 
         # bounds of the new x; what is chosen keeps a value of 1/2
-        half = torch.where(context.chosen.cpu(), context.temperature**0.5, 0.0)
-        lowest, highest = torch.maximum(FASTEST * x, torch.minimum(half, x)), (x / FASTEST).clamp_max(1.0)
+        value, eps = polar_gate(x, context.temperature), context.temperature
+        lowest = torch.where(context.chosen.cpu(), value.clamp_max(0.5), 0.0)
+        lowest = x_of(torch.maximum(FASTEST * value, lowest), eps)
+        highest = x_of((value / FASTEST).clamp_max(1.0), eps)
 
         def moved(multiplier: float) -> Tensor:
             return torch.minimum(torch.maximum(x - by_loss - multiplier * by_flops, lowest), highest)
@@ -140,6 +142,16 @@ def x_gradients(x: Tensor, gradient: Tensor, context: StepContext) -> tuple[Tens
     value = polar_gate(x, eps)
     marginal = context.cost.marginal(_sums(value, context))[context.group_of] / context.cost.dense
     return slope * gradient, slope * value * marginal
+
+
+def x_of(value: Tensor, eps: float) -> Tensor:
+    """Return the x of gates with these values, the inverse of `polar_gate`.
+
+    Args:
+        value: of every gate, in [0, 1].
+        eps: of the smoothed L0 norm.
+    """
+    return (eps * value / (1 + eps - value)).sqrt()
 
 
 def soft_flops(x: Tensor, context: StepContext) -> float:

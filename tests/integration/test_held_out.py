@@ -324,9 +324,9 @@ class First(Lit):
 @features.refused(
     "Methods",
     '`method="annealed"` with data that can\'t be split',
-    "Annealed gates need data that is held out, and gdp can take it from one torch DataLoader with a data set of known "
+    "The method needs data that is held out, and gdp can take it from one torch DataLoader with a data set of known "
     "length and torch's own sampling, but this is …. Hold out "
-    "validation data: method=gdp.Annealed(held_out='val'), with such a loader there, or use method='polar'.",
+    "validation data: held_out='val' of the method, with such a loader there, or use method='polar'.",
 )
 @pytest.mark.parametrize("place", ["train", "train, with an example", "val"])
 @pytest.mark.parametrize("form", DATA)
@@ -349,7 +349,7 @@ def test_too_little_data_are_refused(n, kw):
 @pytest.mark.parametrize("val", [None, 0])
 def test_validation_data_that_are_not_there_are_refused(val):
     data = None if val is None else loader(val)
-    refused(Lit(), r"(?i)validation data(.|\n)*method=", loader(), Annealed(held_out="val"), data)
+    refused(Lit(), r"(?i)validation data(.|\n)*held_out=", loader(), Annealed(held_out="val"), data)
 
 
 # two processes
