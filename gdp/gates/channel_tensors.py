@@ -146,4 +146,4 @@ def _role(model: nn.Module, name: str, shape: tuple[int, ...]) -> Role | None:
         return None
     if (isinstance(module, CONV | nn.Linear) and own == "weight") or sum(size > 1 for size in shape) > 1:
         return "writes"
-    return "shifts" if "bias" in own or own.endswith("beta") else "scales"
+    return "shifts" if own.endswith(("bias", "beta", "token")) else "scales"

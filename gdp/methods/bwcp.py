@@ -53,8 +53,8 @@ class BWCP(GlidingGates):
         """Return `l1 sum |gamma| + l2 sum beta`, over the norms of channels that can be pruned."""
         terms = []
         for gamma, beta in _norms(context):
-            counts = gamma.channel < len(context.gate_param)
-            terms.append(self.l1 * gamma.parameter[counts].abs().sum() + self.l2 * beta.parameter[counts].sum())
+            each = self.l1 * gamma.parameter.float().abs() + self.l2 * beta.parameter.float()
+            terms.append((each * (gamma.channel < len(context.gate_param))).sum())
         return torch.stack(terms).sum() if terms else None
 
     def importance(self, state: MethodState, context: StepContext) -> Tensor:

@@ -46,12 +46,13 @@ class Polarization(GlidingGates):
 
     def penalty(self, state: MethodState, context: StepContext) -> Tensor | None:
         """Return `lambda * (t sum |gamma| - sum |gamma - mean|)`."""
-        channels = len(context.gate_param)
-        scales = [t.parameter.flatten()[t.channel < channels].float() for t in context.tensors("scales")]
+        scales = context.tensors("scales")
         if not scales:
             return None
-        gamma = torch.cat(scales)
-        return self.strength * (self.t * gamma.abs().sum() - (gamma - gamma.mean()).abs().sum())
+        gamma = torch.cat([tensor.parameter.flatten().float() for tensor in scales])
+        may_go = torch.cat([tensor.channel for tensor in scales]) < len(context.gate_param)
+        mean = (gamma * may_go).sum() / may_go.sum().clamp_min(1)
+        return self.strength * ((self.t * gamma.abs() - (gamma - mean).abs()) * may_go).sum()
 
     def factors(self, state: MethodState, context: StepContext) -> dict[Role, Tensor]:
         """Return what brings gamma back into [0, 1]."""
