@@ -18,7 +18,8 @@ from benchmarks.compare.similarity_document import similarity
 from benchmarks.compare.summary import Row, Summary, ranking, settings, summarized, targets
 
 TITLE = "# All methods, compared\n"
-COLUMNS = ["method", "test accuracy", "FLOPs that remain", "training FLOPs", "step against dense", "peak MiB"]
+COLUMNS = ["method", "test accuracy", "against polar", "FLOPs that remain", "training FLOPs"]
+COLUMNS += ["step against dense", "peak MiB"]
 WHAT = """Every method has one run of `GDPCallback(target, method="name")` with its defaults, nothing else, on the same
 images, for as many epochs, with the same optimizer, learning rate and augmentation; docs/results.md describes them.
 **uniform** is a network that is narrowed alike in all layers and trained from scratch, **dense** one that is not
@@ -27,6 +28,7 @@ prune and fine-tune in other set-ups than this one.
 
 - **test accuracy**: on the 10 000 test images after the last step, never the best one: mean, standard deviation over
   seeds, and in brackets the number of runs. Methods whose means lie closer than their deviations are not told apart.
+- **against polar**: by how many points the runs are more accurate than those of the default with the same seeds.
 - **training FLOPs**: of all training steps, in those of dense training. Closed channels count until they are cut;
   batches that a method learns on count as others do, passes without gradients do not.
 - **step against dense**: seconds of a training step while gates close, on the uncut network, with the window open from
@@ -66,16 +68,13 @@ def line(summary: Summary) -> list[str]:
         summary: of its runs.
     """
     if not summary.tests:
-        return [f"`{summary.way}`", summary.accuracy, *[""] * 4]
+        return [f"`{summary.way}`", summary.accuracy, *[""] * 5]
     step = "" if summary.step is None else f"{summary.step:.2f}"
-    cost = [
-        f"{summary.remains:.1%}",
-        f"{summary.training:.2f}",
-        step,
-        f"{summary.peak_mib:.0f} (+{summary.risen_mib:.0f})",
-    ]
+    ahead = "" if summary.ahead is None else f"{summary.ahead:+.1f}"
+    memory = f"{summary.peak_mib:.0f} (+{summary.risen_mib:.0f})"
+    cost = [f"{summary.remains:.1%}", f"{summary.training:.2f}", step, memory]
     name = summary.way if summary.way in ("dense", "uniform") else f"`{summary.way}`"
-    return [name, summary.accuracy, *cost]
+    return [name, summary.accuracy, ahead, *cost]
 
 
 def comparison(rows: list[Row]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from functools import partial
-from statistics import median
+from statistics import mean
 from typing import Any
 
 import pytorch_lightning as pl
@@ -84,8 +84,8 @@ def step_cost(job: Job, data: dict[str, Images], size: Size) -> dict[str, float]
     mine, dense = seconds_in_turns([partial(train, nets[0], pruning), partial(train, nets[1], [])], steps, clock)
     found = ratio(mine, dense, BLOCK)
     return {
-        "step_seconds": median(mine[BLOCK:]),
-        "dense_seconds": median(dense[BLOCK:]),
+        "step_seconds": mean(mine[BLOCK:]),
+        "dense_seconds": mean(dense[BLOCK:]),
         "step_ratio": found.median,
         "step_low": found.low,
         "step_high": found.high,

@@ -24,6 +24,8 @@ class Summary:
         peak_mib: median of the processes' peak memory.
         risen_mib: median of what this is above the process's memory when the run began.
         step: seconds of a step against dense: median of the runs in which it was measured; None if in none.
+        ahead: by how many points the runs are more accurate than those of `polar` with the same seeds, on average; None
+            if there are none.
         failures: why runs failed.
     """
 
@@ -34,6 +36,7 @@ class Summary:
     peak_mib: float
     risen_mib: float
     step: float | None
+    ahead: float | None
     failures: tuple[str, ...]
 
     @property
@@ -56,15 +59,18 @@ class Summary:
         return f"{self.mean:.1f}{spread} ({runs})"
 
 
-def summarized(way: str, rows: Iterable[Row]) -> Summary:
+def summarized(way: str, rows: Iterable[Row], polar: Iterable[Row] = ()) -> Summary:
     """Return what the runs of one method at one target come to.
 
     Args:
         way: the method.
         rows: its runs.
+        polar: the runs of `polar` at the same target.
     """
     every = list(rows)
     good = [row for row in every if not row[FAILED]]
+    reference = {row["seed"]: float(row["test"]) for row in polar if not row[FAILED]}
+    leads = [float(row["test"]) - reference[row["seed"]] for row in good if row["seed"] in reference]
     ratios = [float(row["step_ratio"]) for row in good if row["step_ratio"]]
     return Summary(
         way,
@@ -74,6 +80,7 @@ def summarized(way: str, rows: Iterable[Row]) -> Summary:
         _of(statistics.median, [float(row["peak_mib"]) for row in good]),
         _of(statistics.median, [float(row["peak_mib"]) - float(row["before_mib"]) for row in good]),
         statistics.median(ratios) if ratios else None,
+        statistics.mean(leads) if leads else None,
         tuple(row[FAILED] for row in every if row[FAILED]),
     )
 
@@ -114,4 +121,5 @@ def ranking(rows: Iterable[Row], target: str) -> list[Summary]:
     for row in rows:
         if row["way"] == "dense" or row["target"] == target:
             found.setdefault(row["way"], []).append(row)
-    return sorted((summarized(way, runs) for way, runs in found.items()), key=lambda s: (-s.mean, s.way))
+    polar = found.get("polar", [])
+    return sorted((summarized(way, runs, polar) for way, runs in found.items()), key=lambda s: (-s.mean, s.way))

@@ -118,6 +118,7 @@ def test_means_spreads_and_costs_are_those_of_the_runs():
     found = summarized("polar", [*rows, table_row("polar", 2, "", failed="GDPError: no")])
     assert found.mean == 61.5 and found.spread == pytest.approx(2.12132, abs=1e-5)  # of 60 and 63: 3 / sqrt(2)
     assert found.accuracy == "61.5 ± 2.1 (2 of 3)"
+    assert found.ahead is None and summarized("l1", rows, [table_row("polar", 1, 64.0)]).ahead == -1
     assert (found.training, found.remains, found.peak_mib, found.risen_mib, found.step) == (0.5, 0.3, 900, 200, 1.1)
 
 
@@ -126,8 +127,9 @@ def test_methods_are_ranked_with_dense_training_beside_them_and_failures_last():
     rows += [table_row("hrank", 0, "", failed="GDPError: no convs"), table_row("l1", 0, 65.0, target="0.5")]
     assert [found.way for found in ranking(rows, "0.3")] == ["dense", "polar", "l1", "hrank"]
     text = comparison(rows)
-    assert "| `hrank` | failed: GDPError: no convs |  |  |  |  |" in text
-    assert "| `polar` | 61.0 (1) | 30.0% | 0.50 |  | 900 (+200) |" in text
+    assert "| `hrank` | failed: GDPError: no convs |  |  |  |  |  |" in text
+    assert "| `l1` | 60.0 (1) | -1.0 | 30.0%" in text
+    assert "| `polar` | 61.0 (1) | +0.0 | 30.0% | 0.50 |  | 900 (+200) |" in text
     assert "- `hrank`, target 0.3, seed 0: GDPError: no convs" in text
     assert '    make compare DATA=data/cifar10 ARGS="--model resnet20 --target 0.5 0.3 --seeds 1"' in text
 
