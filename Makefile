@@ -51,7 +51,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# one of: accuracy, compare.similarity, step, step.trace_time, training_cost, latency, latency.cost, scale; its options in ARGS
+# one of: accuracy, layers, compare.similarity, step, step.trace_time, training_cost, latency, latency.cost, scale; its options in ARGS
 bench: setup
 	$(RUN) -m benchmarks.$(BENCH) $(ARGS)
 

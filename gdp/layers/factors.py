@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 ROUNDS = 20
+DUST = 1e-14
 
 
 def factorize(filters: Tensor, primary: int, rounds: int = ROUNDS) -> tuple[Tensor, Tensor]:
@@ -37,7 +38,16 @@ def factorize(filters: Tensor, primary: int, rounds: int = ROUNDS) -> tuple[Tens
         combine = torch.cat([unit, coefficients])  # W is to be combine B
         mix = torch.linalg.solve(combine.T @ combine, combine.T)
         coefficients = _fit_others(gram, mix)
-    return mix @ whole, coefficients
+    return _without_dust(mix @ whole), _without_dust(coefficients)
+
+
+def _without_dust(values: Tensor) -> Tensor:
+    """Return values with those set to 0 that are nothing beside the largest: denormal numbers are slow to compute with.
+
+    Args:
+        values: of any shape.
+    """
+    return torch.where(values.abs() > DUST * values.abs().max(), values, 0.0)
 
 
 def _fit_others(gram: Tensor, mix: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """Layers of gdp.layers in runs of Trainers: their losses, and pruning."""
 
+import re
 from itertools import pairwise
 
 import pytest
 import torch
 from helpers.features import works
 from helpers.layered import SmallResidual
+from helpers.paths import ROOT
 from helpers.training import Lit, X, loader, outputs, trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import MixedPrecision
@@ -183,3 +185,17 @@ def test_a_network_without_such_layers_is_refused_before_the_first_step():
     with pytest.raises(gdp.GDPError, match=r"Lit has neither a LinearConv2d nor a StripeConv2d.*gdp.layers.linearize"):
         trainer(LayersCallback()).fit(lit, loader())
     assert torch.equal(parameters(lit), start)
+
+
+def test_the_code_of_the_document_runs_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/layers.md").read_text(), re.S)
+
+    class Model(Lit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = SmallResidual()
+
+    names = {"Model": Model, "Trainer": lambda callbacks: trainer(*callbacks, epochs=4), "data": loader()}
+    exec(block, names)
+    assert torch.equal(outputs(names["again"]), outputs(names["model"].net))
