@@ -36,8 +36,8 @@ def penalty(net: nn.Module, correlation: float = CORRELATION, sparsity: float = 
     terms: list[Tensor] = []
     for layer in net.modules():
         if isinstance(layer, LinearConv2d) and correlation:
-            filters = layer.primary._parameters["weight"]  # not the product with a gate
-            terms += [] if filters is None else [correlation * correlation_loss(filters)]
+            filters = layer.primary._parameters.get("weight")  # not the product with a gate
+            terms.append(correlation * correlation_loss(layer.primary.weight if filters is None else filters))
         elif isinstance(layer, StripeConv2d) and sparsity:
             terms.append(sparsity * layer.skeleton.abs().sum())
     return torch.stack(terms).sum() if terms else None
