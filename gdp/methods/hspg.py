@@ -13,7 +13,8 @@ from gdp.methods.base import MethodState
 from gdp.methods.context import StepContext
 from gdp.methods.hard_gates import HardGates
 from gdp.methods.helpers import by_channel, globally
-from gdp.methods.weights_of_channels import FILTERS, channel_norms, entry_counts
+from gdp.methods.hesso import saliency
+from gdp.methods.weights_of_channels import FILTERS, channel_norms
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class HSPG(HardGates):
 
     Attributes:
         strength: of the group lasso; 1e-3 with SGD, 1e-2 with Adam.
-        epsilon: at the end of the window, in [0, 1); it grows from 0 in a straight line.
+        epsilon: at the end of the window, in [0, 1); before, its distance from 1 falls from 1 on geometrically.
         gradient_interval: has to be 1, since the weights before every step are needed.
 
-    Source: Chen et al., Only Train Once (OTO), NeurIPS 2021, arXiv 2107.07467, and OTO v2, ICLR 2023; their code
-    raises epsilon by 0.1 up to 0.999 while there is too little sparsity, and the groups that are to go are chosen by a
-    score, as in v2. Own: epsilon grows with the window; the score is the root mean square of x_c, so projected channels
-    are not chosen again; v2's strengths per group are left out. The weights before a step are remembered, so a run
-    needs memory, and its checkpoints space, for one more copy of the filters.
+    Source: Chen et al., Only Train Once (OTO), NeurIPS 2021, arXiv 2107.07467, and OTO v2, ICLR 2023: what is to go is
+    chosen by a score, as in v2; their code raises epsilon by 0.1 up to 0.999 while there is too little sparsity. Own:
+    epsilon grows with the window; the score is the saliency of v3 (`HESSO`), and what was not chosen once stays so;
+    v2's strengths per group are left out. The weights before a step are remembered, so a run needs memory, and its
+    checkpoints space, for one more copy of the filters.
 
     Raises:
         GDPError: an option is out of range.
@@ -56,14 +57,16 @@ class HSPG(HardGates):
             )
 
     def init_state(self, channels: int) -> MethodState:
-        """Return that no weights are remembered yet."""
-        return {"before": torch.zeros(0)}
+        """Return no saliency yet, and no weights."""
+        return {"saliency": torch.zeros(channels), "before": torch.zeros(0)}
 
     def update(self, state: MethodState, gradient: Tensor, context: StepContext) -> MethodState:
-        """Remember the weights before the step."""
-        if context.keep_mask is None:
-            return state
-        return {"before": torch.cat([p.detach().flatten().float() for p in _parameters(context)])}
+        """Remember the weights before the step, and their saliency if channels are chosen after it."""
+        before = torch.cat([parameter.detach().flatten().float() for parameter in _parameters(context)])
+        if context.window.last_due_step(context.steps + 1) == context.steps + 1:
+            found = saliency(context)
+            return {"saliency": torch.where(found.isfinite().all(), found, state["saliency"]), "before": before}
+        return state | {"before": before}
 
     def penalty(self, state: MethodState, context: StepContext) -> Tensor | None:
         """Return the group lasso on channels that were not chosen."""
@@ -81,7 +84,8 @@ class HSPG(HardGates):
         before = {id(parameter): piece.view(parameter.shape) for parameter, piece in pieces}
         inner = torch.stack([by_channel(context, r, lambda p: p.detach() * before[id(p)]) for r in FILTERS]).sum(0)
         square = torch.stack([by_channel(context, r, lambda p: before[id(p)].square()) for r in FILTERS]).sum(0)
-        left = ~context.keep_mask & (inner <= self.epsilon * context.progress * square)
+        epsilon = 1 - (1 - self.epsilon) ** context.progress
+        left = ~context.keep_mask & (inner <= epsilon * square)
         return dict.fromkeys(FILTERS, (~left).to(inner))
 
     def step(self, state: MethodState, context: StepContext) -> Tensor:
@@ -92,9 +96,9 @@ class HSPG(HardGates):
         return torch.where(is_zero & ~context.chosen, 0.0, context.gate_param)
 
     def importance(self, state: MethodState, context: StepContext) -> Tensor:
-        """Return the root mean square of a channel's weights, to be compared over all groups."""
-        counts = entry_counts(context, *FILTERS).clamp_min(1)
-        return globally(channel_norms(context, *FILTERS) / counts.sqrt(), context)
+        """Return the saliency, to be compared over all groups; 0 for what was not chosen before."""
+        score = state["saliency"]
+        return globally(score if context.keep_mask is None else torch.where(context.keep_mask, score, 0.0), context)
 
 
 def _parameters(context: StepContext) -> list[Tensor]:

@@ -30,6 +30,34 @@ def channel_norms(context: StepContext, *roles: Role) -> Tensor:
     return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, squares).sqrt())
 
 
+def filter_norms(context: StepContext) -> Tensor:
+    """Return the L2 norm of every channel's filters, times the mean of |gamma| over the norms behind them.
+
+    Args:
+        context: where the run is.
+
+    Returns:
+        Norms, shape (channels of all groups,), float32, without a graph.
+    """
+    counts = entry_counts(context, "scales")
+    gamma = by_channel(context, "scales", torch.abs).detach() / counts.clamp_min(1)
+    return channel_norms(context, "writes").detach() * torch.where(counts > 0, gamma, 1.0)
+
+
+def filter_factors(context: StepContext, factor: Tensor) -> dict[Role, Tensor]:
+    """Return the factors that weaken filters: gamma where a norm follows, the filter itself where none does.
+
+    To a norm, a weaker filter is the same filter with a larger gradient: behind an eps of 1e-5 that of a filter of
+    zeros is 316 times as large as one of unit variance has, which then becomes the largest of all within a step.
+
+    Args:
+        context: where the run is.
+        factor: of every channel, shape (channels of all groups,).
+    """
+    has_norm = entry_counts(context, "scales") > 0
+    return {"scales": factor, "writes": torch.where(has_norm, 1.0, factor)}
+
+
 def entry_counts(context: StepContext, *roles: Role) -> Tensor:
     """Return how many numbers every channel has in parameters.
 

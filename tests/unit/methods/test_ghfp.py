@@ -39,3 +39,12 @@ def test_the_others_are_weakened_more_and_more():
     assert METHOD.factors({}, context(10))["writes"].tolist() == [1] * 6
     assert METHOD.factors({}, context(25))["writes"].tolist() == [1, 0.25, 1, 0.25, 0.25, 0.25]
     assert METHOD.factors({}, context(26)) is None
+
+
+def test_behind_a_norm_its_scale_is_weakened_and_tells_how_strong_a_filter_is():
+    net = chain(LADDER, [[1.0] * 6], norms=True)
+    net[1].weight.data = torch.tensor([1.0, 1.0, 0.1, 1.0, -0.5, 1.0])  # norms times scales: 3, 1, 0.6, 2, 2.5, 4
+    found = channels(net, keep_mask=torch.tensor([True, False, False, False, False, False]), steps=20)
+    assert METHOD.step({}, found).tolist() == [1, 0, 0, 1, 1, 1]  # 2.5 of 5, rounded to 2
+    factors = METHOD.factors({}, found)
+    assert factors["scales"].tolist() == [1] + 5 * [0.5] and factors["writes"].tolist() == 6 * [1]
