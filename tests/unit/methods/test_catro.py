@@ -61,14 +61,13 @@ def test_the_set_is_the_best_of_all_of_its_size():
 
 
 def test_the_target_says_how_large_the_set_is_also_after_a_cut():
-    state = {"between": torch.tensor([4.0, 0.0, 1.0, 1.0, 2.0]), "within": torch.tensor([1.0, 4.0, 0.0, 1.0, 1.0])}
-    for target in (0.1, 0.4):
-        context = chained(target=target)  # 1 and 2 of 3 channels
-        assert scores(CATRO(), context, state) == places([2, 1, 3], [1, 2])
-    state["within"][2] = 0.2  # alone 1 / 0.2 is the best ratio; of two, it is (4 + 1) / 1.2, at which 0 is worth less
-    assert scores(CATRO(), replace(context, target=0.1), state)[:3] == places([2, 1, 3])
+    state = {"between": torch.tensor([10.0, 3.0, 0.0, 1.0, 2.0]), "within": torch.tensor([4.0, 1.0, 4.0, 1.0, 1.0])}
+    context = chained(target=0.5)
+    # all three: at a ratio of 13 / 9, 10 - 4 r is above 3 - r; of two, the ratio is 13 / 5, and it is below
+    assert scores(CATRO(), context, state) == places([3, 2, 1], [1, 2])
+    assert scores(CATRO(), replace(context, target=0.4), state) == places([2, 3, 1], [1, 2])
     cut(context, "0", [2])
-    assert scores(CATRO(), context, state) == places([2, 1, 0], [1, 2])
+    assert scores(CATRO(), context, state) == places([1, 2, 0], [1, 2])
 
 
 def test_classes_are_needed_and_memory_has_its_range():

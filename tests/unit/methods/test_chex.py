@@ -44,8 +44,11 @@ def test_scales_say_how_many_stay_and_leverage_says_which():
 
 def test_filters_with_few_weights_and_those_of_streams_go_by_their_l1_norm():
     assert order(CHEX(regrow=0.0), ladder()) == list(range(12))
-    # norms 4 and 5; without a batch norm, in units of their mean
-    assert scores(CHEX(regrow=0.0), channels(Stream(), regrows=True)) == [0.8889, 1.1111]
+    # L1 norms 5 and 8, though the first one is longer; without a batch norm, in units of their mean
+    net = Stream()
+    net.stem.weight.data[:, :, 0, 0] = torch.tensor([[5.0, 0.0], [2.0, 2.0]])
+    net.branch.weight.data[:, :, 0, 0] = torch.tensor([[0.0, 0.0], [2.0, 2.0]])
+    assert scores(CHEX(regrow=0.0), channels(net, regrows=True)) == [0.7692, 1.2308]
 
 
 def test_a_share_of_the_places_goes_to_others_at_first_and_none_in_the_end():
