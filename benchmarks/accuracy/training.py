@@ -66,10 +66,13 @@ class Classifier(Classification):
         self.trained_flops = 0
         self._known: tuple[int, int] = (0, 0)  # parameters and FLOPs of the network as it is now
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count anew once the network has another size; not in `training_step`, where methods look into passes."""
         size = sum(p.numel() for p in self.net.parameters())
         if size != self._known[0]:
             self._known = size, count_flops(self.net, batch[0][:1])
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         self.trained_flops += 3 * len(batch[0]) * self._known[1]
         return super().training_step(batch, batch_idx)
 

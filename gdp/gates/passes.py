@@ -78,12 +78,12 @@ class _Passes:
                 self._layers.setdefault(id(reader.module), (names[id(reader.module)], reader, channel))
 
     def before(self, module: nn.Module, _: Any) -> None:
-        """Begin a pass where the network is called.
+        """Begin a pass where the network is called, unless it is only traced.
 
         Args:
             module: that is called.
         """
-        if module is self._network:
+        if module is self._network and not torch.jit.is_tracing():
             self._pass, self._with_gradients = {}, torch.is_grad_enabled()
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

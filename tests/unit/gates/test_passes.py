@@ -158,3 +158,11 @@ def test_copies_and_files_that_are_made_meanwhile_hold_no_hook():
         net(X)
     net(X)
     assert len(seen) == 1 and not torch.nn.modules.module._has_any_global_hook()
+
+
+def test_a_network_that_is_only_traced_shows_nothing():
+    net = small_net()
+    gates = gated(net)
+    with observed(gates) as seen:
+        flops = gdp.utils.count_flops(net, X[:1])
+    assert seen == [] and flops == gdp.utils.count_flops(net, X[:1])
