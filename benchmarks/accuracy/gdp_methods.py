@@ -65,8 +65,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gdp literal": {"method": "gdp"},
     "gdp literal, Adam's scale": {"method": gdp.methods.GDP(power=0.5)},
     "gdp literal, plain descent": {"method": gdp.methods.GDP(power=0.0)},
-    "gdp literal, steps of the budget alone": {"method": gdp.methods.GDP(rate=0.0)},
+    "gdp literal, 3/4 power": {"method": gdp.methods.GDP(power=0.75)},
+    "gdp literal, no part of the loss": {"method": gdp.methods.GDP(rate=0.0)},
     "gdp dais": {"method": "dais"},
+    "gdp dais, budget of weight 2": {"method": gdp.methods.DAIS(budget=2.0)},
+    "gdp dais, budget of weight 0.05": {"method": gdp.methods.DAIS(budget=0.05)},
     "gdp annealed, nothing given back": {"method": gdp.Annealed(curvature=0.0)},
     "gdp annealed, all given back": {"method": gdp.Annealed(curvature=1.0)},
 }

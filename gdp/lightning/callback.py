@@ -32,9 +32,10 @@ class GDPCallback(Callback):
             weights, else the LightningModule's own forward.
         ignore: layers whose inputs and outputs keep their sizes: names (within network or LightningModule), globs over
             names, or module types.
-        method: says which channels matter, and how gates close: "polar" (GDP), "annealed" (DAIS; takes a part of the
-            training data for the gates), or one of gdp.Polar and gdp.Annealed with options: when and how fast gates
-            close, for instance; or another gdp.PruningMethod.
+        method: says which channels matter, and how gates close: "polar" (Fisher importance, with the gates of GDP),
+            "annealed" (after DAIS; takes a part of the training data for the gates) or another of
+            gdp.methods.names(); or one of these classes with options, such as gdp.Polar(end=0.8), which say when and
+            how fast gates close, for instance; or a gdp.PruningMethod of your own.
         blocks: let residual branches go as a whole, if that is what the budget asks for; the constant per channel that
             a branch without open channels adds stays (`report.blocks` names them).
         min_channels: what every group keeps at least: a number of channels (int) or a fraction of the group (float).

@@ -39,16 +39,19 @@ class DAIS(Annealed):
         tolerance: the budget term is 0 where the FLOPs lie this close to the target, as a fraction of it.
 
     Source: DAIS (Guan et al., arXiv 2011.02166), whose text could not be read; what is here follows its abstract and a
-    public re-implementation, which numbers the equations. Own: the weights of the terms, pace and tolerance, which are
-    those of `Annealed`; the window in place of the whole run; one step of first order on alpha every few steps of the
-    weights, where DARTS has a second order; ranking by alpha, which moves the threshold of 1/2 by as much as the target
-    asks for; the squared gate gradient where alphas agree; and exact zeros below 0.01, so that channels can be cut.
+    public re-implementation, which numbers the equations. Own: the weights of the terms (with the 2 of `Annealed` for
+    the budget term, whose B falls along the way, a residual stream closes almost alone: docs/method.md); pace and
+    tolerance, which are those of `Annealed`; the L1 norm as a mean; the window in place of the whole run; one step of
+    first order on alpha every few steps of the weights, where DARTS has a second order; ranking by alpha, which moves
+    the threshold of 1/2 by as much as the target asks for; the squared gate gradient where alphas agree; and exact
+    zeros below 0.01, so that channels can be cut.
 
     Raises:
         GDPError: an option is out of range.
     """
 
     held_out: float | Literal["val"] = 0.3
+    budget: float = 0.2
     curvature: float = 0.0
 
     def temperature(self, progress: float) -> float:

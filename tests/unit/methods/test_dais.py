@@ -30,6 +30,7 @@ def test_the_inverse_of_the_temperature_grows_linearly(progress, temperature):
 def test_the_defaults_are_those_of_the_paper_and_not_ours():
     method = gdp.methods.get("dais")()
     assert (method.learns_from.source, method.curvature, method.annealing) == (0.3, 0.0, (1.0, 0.02))
+    assert method.budget < Annealed().budget
 
 
 def test_the_budget_is_the_target_from_the_beginning_on():
