@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -77,13 +77,15 @@ class ChannelTensor:
         return padded.to(self.parameter.device)[self.channel].view(shape)
 
 
-def channel_sums(tensors: tuple[ChannelTensor, ...], channels: int, function: Callable[[Tensor], Tensor]) -> Tensor:
+def channel_sums(
+    tensors: tuple[ChannelTensor, ...], channels: int, function: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Return the sum of a function over all entries of every channel, differentiable in the parameters.
 
     Args:
         tensors: parameters.
         channels: of all groups.
-        function: makes numbers of the same shape of a parameter.
+        function: makes numbers of the same shape of a parameter; default: squares, in few passes over the parameter.
 
     Returns:
         Sums, shape (channels,), float32; 0 for channels without an entry.
@@ -91,10 +93,53 @@ def channel_sums(tensors: tuple[ChannelTensor, ...], channels: int, function: Ca
     device = tensors[0].parameter.device if tensors else None
     total = torch.zeros(channels + 1, dtype=torch.float32, device=device)
     for tensor in tensors:
-        values = function(tensor.parameter).float()
-        others = [d for d in range(values.dim()) if d != tensor.dim]
-        total = total.index_add(0, *tensor.sums(values.sum(others) if others else values))
+        others = [d for d in range(tensor.parameter.dim()) if d != tensor.dim]
+        total = total.index_add(0, *tensor.sums(_summed(tensor.parameter, others, function)))
     return total[:-1]
+
+
+def _summed(parameter: Tensor, dims: list[int], function: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """Return the sums of a function of a parameter over some dimensions, float32.
+
+    Args:
+        parameter: of any type.
+        dims: maybe none.
+        function: makes numbers of the same shape of a parameter; squares if there is none.
+    """
+    if function is not None:
+        values = function(parameter).float()
+        return values.sum(dims) if dims else values
+    squares: Tensor = _Squares.apply(parameter, dims)
+    return squares
+
+
+class _Squares(torch.autograd.Function):
+    """Return the sums of squares of a parameter over some dimensions; forward and backward pass over it once each."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, dims: list[int]) -> Tensor:
+        """Return sums, float32: squares of small numbers in float16 would be 0.
+
+        Args:
+            ctx: of the function.
+            parameter: of any type.
+            dims: maybe none.
+        """
+        ctx.save_for_backward(parameter)
+        ctx.shape = [1 if d in dims else size for d, size in enumerate(parameter.shape)]
+        norms = torch.linalg.vector_norm(parameter, dim=dims, dtype=torch.float32) if dims else parameter.float()
+        return norms.square()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Return twice the parameter, times the gradient of its sums.
+
+        Args:
+            ctx: of the function.
+            gradient: of the sums.
+        """
+        (parameter,) = ctx.saved_tensors
+        return (parameter * (2 * gradient).view(ctx.shape)).to(parameter.dtype), None
 
 
 def find_channel_tensors(

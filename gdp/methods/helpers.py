@@ -11,12 +11,7 @@ from gdp.gates import Role, channel_sums
 from gdp.methods.context import StepContext
 
 
-def _squares(parameter: Tensor) -> Tensor:
-    """Return the squares of a parameter, float32: those of small numbers in float16 would be 0."""
-    return parameter.float().square()
-
-
-def by_channel(context: StepContext, role: Role, function: Callable[[Tensor], Tensor] = _squares) -> Tensor:
+def by_channel(context: StepContext, role: Role, function: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Return the sum of a function over all entries that a channel has in parameters, differentiable in these.
 
     Args:

@@ -55,7 +55,7 @@ class SGL(GlidingGates):
         threshold = (2 * self.strength / beta) ** 0.5
 
         def distance(weight: Tensor) -> Tensor:
-            return torch.where(weight.detach().abs() <= threshold, weight, 0.0).float().square()
+            return (weight - torch.nn.functional.hardshrink(weight, threshold)).float().square()
 
         lasso = (entry_counts(context, "writes").sqrt() * channel_norms(context, "writes")).sum()
         return self.strength * lasso + beta / 2 * by_channel(context, "writes", distance).sum()

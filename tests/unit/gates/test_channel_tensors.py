@@ -47,3 +47,23 @@ def test_parameters_that_are_added_to_channels_shift_them_and_factors_scale_them
         "scales": ["gain"],
         "shifts": ["class_token"],
     }
+
+
+def test_sums_of_squares_have_their_gradients_in_every_type_and_layout():
+    weight = torch.randn(4, 3, 2, 2, dtype=torch.float64).to(memory_format=torch.channels_last)
+    for kind, dim in ((torch.float32, 0), (torch.float32, 1), (torch.bfloat16, 1), (torch.float16, 0)):
+        parameter = nn.Parameter(weight.to(kind))
+        found = ChannelTensor("weight", parameter, dim, torch.arange(parameter.shape[dim]))
+        sums = channel_sums((found,), 4)
+        others = [d for d in range(4) if d != dim]
+        expected = parameter.detach().float().square().sum(others)
+        torch.testing.assert_close(sums[: len(expected)], expected)
+        (sums * torch.arange(4.0)).sum().backward()
+        by_hand = (
+            2
+            * parameter.detach()
+            * torch.arange(4.0)[: parameter.shape[dim]].view([-1 if d == dim else 1 for d in range(4)]).to(kind)
+        )
+        torch.testing.assert_close(parameter.grad, by_hand)
+    tiny = ChannelTensor("bias", nn.Parameter(torch.tensor([1e-4]).half()), 0, torch.tensor([0]))
+    assert channel_sums((tiny,), 1).item() > 0.9e-8
