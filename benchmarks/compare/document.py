@@ -138,22 +138,24 @@ def machines(rows: list[Row]) -> str:
 
 
 def write(out: Path) -> str:
-    """Write the page and the picture beside a CSV file, and return the tables.
+    """Write the page and its pictures beside a CSV file, and return the tables.
 
     Args:
-        out: the CSV file. In a page that is there already, text outside of the generated parts stays.
+        out: the CSV file. In a page that is there already, text outside of the generated parts stays, and so does a
+            part that there are no rows for.
     """
-    page, rows = out.with_suffix(".md"), rows_of(out)
-    if not rows:
-        return f"{out} holds no rows."
-    draw_accuracies(rows, out.with_suffix(".svg"))
-    tables = comparison(rows)
-    picture = f"![Test accuracy of every method]({out.stem}.svg)\n"
-    steps = ["## What a step costs\n", STEPS, step_costs(rows)]
-    text = page.read_text() if page.exists() else TITLE
-    text = between(text, "comparison", "\n".join([WHAT, machines(rows), picture, tables, *steps]))
-    alike = similarity(out)
-    page.write_text(between(text, "similarity", alike) if alike else text)
+    page, rows, alike = out.with_suffix(".md"), rows_of(out), similarity(out)
+    text, tables = page.read_text() if page.exists() else TITLE, ""
+    if rows:
+        draw_accuracies(rows, out.with_suffix(".svg"))
+        tables = comparison(rows)
+        picture = f"![Test accuracy of every method]({out.stem}.svg)\n"
+        steps = ["## What a step costs\n", STEPS, step_costs(rows)]
+        text = between(text, "comparison", "\n".join([WHAT, machines(rows), picture, tables, *steps]))
+    if alike:
+        text = between(text, "similarity", alike)
+    if rows or alike:
+        page.write_text(text)
     return tables
 
 

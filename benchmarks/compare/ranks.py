@@ -74,14 +74,20 @@ def within_groups(rankings: Sequence[np.ndarray], sizes: Sequence[int]) -> np.nd
 
 
 def ordered(matrix: np.ndarray) -> list[int]:
-    """Return an order in which methods that rank alike stand together: along the leading eigenvector.
+    """Return an order in which methods that rank alike stand together.
+
+    It begins with the one that is most like all others; the next is always the one that is most like any before it.
 
     Args:
         matrix: of rank correlations, shape (methods, methods).
     """
     known = np.nan_to_num(matrix)
-    leading = np.linalg.eigh((known + known.T) / 2)[1][:, -1]
-    return [int(i) for i in np.argsort(leading if leading.sum() < 0 else -leading, kind="stable")]
+    order = [int(known.sum(1).argmax())]
+    while len(order) < len(known):
+        nearest = known[order].max(0)
+        nearest[order] = -np.inf
+        order.append(int(nearest.argmax()))
+    return order
 
 
 def families(matrix: np.ndarray, least: float) -> list[list[int]]:

@@ -25,11 +25,13 @@ Huang et al. ([Rethinking the Pruning Criteria for Convolutional Neural Network]
 report that several of the criteria that are cited and compared most rank filters almost identically, and so prune
 similar structures. Here every method is asked about the same trained network: it watches, observes and learns in
 {steps} steps of a run whose learning rate is 0. The window opens after half of them, and all FLOPs are allowed, so that
-no channel has to go. Methods whose gates learn ({learners}) have no reason to move them then: they are asked when
-channels would be chosen for the last time on the way to half of the FLOPs. What is compared is the importance per FLOP,
-by which channels are kept, by Spearman's rank correlation: over all channels of the network, which says how many every
-group keeps, too; and within groups (the median over groups), which is the criterion alone. *{noise}* is the same method
-after other batches: two methods that correlate as much as it does with `polar` can't be told apart.
+no channel has to go. What is compared is the importance per FLOP, by which channels are kept, by Spearman's rank
+correlation: over all channels of the network, which says how many every group keeps, too; and within groups (the median
+over groups), which is the criterion alone. *{noise}* is the same method after other batches: two methods that
+correlate as much as it does with `polar` can't be told apart.
+
+Methods whose gates learn have no reason to move them while all FLOPs are allowed: they are asked when channels would be
+chosen for the last time on the way to half of the FLOPs ({learners}).
 """
 
 
@@ -81,9 +83,8 @@ def section(rows: Sequence[dict[str, str]], setting: tuple[str, ...], picture: P
     # what is known of the network, and of those that give no ranks
     options = f"--data data/cifar10 --model {model}" + f" --size {size}" * (size != "smoke") + f" --steps {steps}"
     options += f" --epochs {float(epochs):g}" * (float(epochs) != SIZES[size].epochs)
-    parts = [
-        f'### {model} after {float(epochs):g} epochs\n\n    make bench BENCH=compare.similarity ARGS="{options}"\n'
-    ]
+    parts = [f"### {model}, trained dense, epochs: {float(epochs):g}\n"]
+    parts += [f'    make bench BENCH=compare.similarity ARGS="{options}"\n']
     parts += [f"- `{row['method']}` failed: {row[FAILED]}" for row in rows if row[FAILED]]
     parts += [f"- `{name}` says the same of all channels." for name in silent]
     if len(names) < 2:

@@ -19,7 +19,7 @@ from benchmarks.common.memory import forget_peak, process_peak
 from benchmarks.compare.__main__ import run_missing
 from benchmarks.compare.document import comparison, step_costs, write
 from benchmarks.compare.processes import each_alone
-from benchmarks.compare.ranks import families, overall, ranks, spearman, within_groups
+from benchmarks.compare.ranks import families, ordered, overall, ranks, spearman, within_groups
 from benchmarks.compare.similarity import asked, moment
 from benchmarks.compare.similarity_document import section
 from benchmarks.compare.summary import ranking, summarized
@@ -140,6 +140,16 @@ def test_the_cost_of_a_step_is_also_told_against_polar():
     assert "| `l1` | 1.210 (1.00 to 1.30) | 1.10 |" in step_costs(rows).splitlines()
 
 
+def test_the_page_is_made_of_what_there_is(tmp_path):
+    page, out = tmp_path / "methods.md", tmp_path / "methods.csv"
+    assert write(out) == "" and not page.exists()
+    row = {"model": "resnet20", "size": "smoke", "epochs": "6.0", "steps": "200", "groups": "2 2", "failed": ""}
+    rows = [row | {"method": name, "ranks": text} for name, text in (("a", "1 2 3 4"), ("b", "1 2 4 3"))]
+    write_rows(tmp_path / "methods_ranks.csv", rows)
+    write(out)
+    assert "<!-- similarity -->" in page.read_text() and "<!-- comparison -->" not in page.read_text()
+
+
 def test_the_page_keeps_what_somebody_has_written_around_its_parts(tmp_path):
     page, out = tmp_path / "methods.md", tmp_path / "methods.csv"
     write_rows(out, [table_row("dense", 0, 66.0, target="1.0"), table_row("polar", 0, 61.0)])
@@ -212,10 +222,10 @@ def test_within_groups_is_the_median_over_groups_that_tell_channels_apart():
     assert overall([a, b])[0, 1] == pytest.approx(spearman(a, b))
 
 
-def test_families_are_joined_by_chains_of_strong_correlations():
+def test_families_are_joined_by_chains_of_strong_correlations_and_stand_together():
     matrix = torch.eye(4, dtype=torch.float64).numpy()
     matrix[0, 2] = matrix[2, 0] = matrix[2, 3] = matrix[3, 2] = 0.95
-    assert families(matrix, 0.9) == [[0, 2, 3], [1]]
+    assert families(matrix, 0.9) == [[0, 2, 3], [1]] and ordered(matrix) == [2, 0, 3, 1]
 
 
 def test_the_section_names_failures_and_methods_that_say_nothing(tmp_path):
