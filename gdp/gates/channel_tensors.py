@@ -127,8 +127,10 @@ class _Squares(torch.autograd.Function):
         """
         ctx.save_for_backward(parameter)
         ctx.shape = [1 if d in dims else size for d, size in enumerate(parameter.shape)]
-        norms = torch.linalg.vector_norm(parameter, dim=dims, dtype=torch.float32) if dims else parameter.float()
-        return norms.square()
+        if not dims:
+            return parameter.float().square()
+        kind = torch.promote_types(parameter.dtype, torch.float32)
+        return torch.linalg.vector_norm(parameter, dim=dims, dtype=kind).square().float()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -66,7 +66,7 @@ class BWCP(GlidingGates):
         norms = _norms(context)
         if not norms:
             raise no_norms("BWCP", "gamma and beta")
-        sums = torch.zeros(2, len(context.gate_param) + 1, device=context.gate_param.device)
+        sums = context.gate_param.new_zeros((2, len(context.gate_param) + 1))
         for gamma, beta in norms:
             found = self.probability(gamma.parameter.detach().float(), beta.parameter.detach().float())
             sums.index_add_(1, gamma.channel, torch.stack([found, torch.ones_like(found)]))

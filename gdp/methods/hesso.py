@@ -37,7 +37,7 @@ class HESSO(HardGates):
 
     def init_state(self, channels: int) -> MethodState:
         """Return no saliency yet."""
-        return {"saliency": torch.zeros(channels)}
+        return {"saliency": torch.zeros(channels, dtype=torch.float32)}
 
     def update(self, state: MethodState, gradient: Tensor, context: StepContext) -> MethodState:
         """Return the saliency by weights and gradients of now; what is not finite changes nothing."""

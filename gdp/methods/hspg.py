@@ -58,7 +58,7 @@ class HSPG(HardGates):
 
     def init_state(self, channels: int) -> MethodState:
         """Return no saliency yet, and no weights."""
-        return {"saliency": torch.zeros(channels), "before": torch.zeros(0)}
+        return {"saliency": torch.zeros(channels, dtype=torch.float32), "before": torch.zeros(0, dtype=torch.float32)}
 
     def update(self, state: MethodState, gradient: Tensor, context: StepContext) -> MethodState:
         """Remember the weights before the step, and their saliency if channels are chosen after it."""

@@ -56,7 +56,7 @@ class Polarization(GlidingGates):
 
     def factors(self, state: MethodState, context: StepContext) -> dict[Role, Tensor]:
         """Return what brings gamma back into [0, 1]."""
-        largest = torch.full((len(context.gate_param) + 1,), -torch.inf, device=context.gate_param.device)
+        largest = context.gate_param.new_full((len(context.gate_param) + 1,), -torch.inf)
         for tensor in context.tensors("scales"):
             largest.scatter_reduce_(0, tensor.channel, tensor.parameter.detach().flatten().float(), "amax")
         return {"scales": torch.where(largest <= 0, 0.0, 1 / largest.clamp_min(1.0))[:-1]}

@@ -68,7 +68,7 @@ def entry_counts(context: StepContext, *roles: Role) -> Tensor:
     Returns:
         Numbers, shape (channels of all groups,), float32; 0 for channels without an entry.
     """
-    total = torch.zeros(len(context.gate_param) + 1, device=context.gate_param.device)
+    total = context.gate_param.new_zeros(len(context.gate_param) + 1)
     for tensor in (tensor for role in roles for tensor in context.tensors(role)):
         of_one = tensor.parameter.numel() / max(1, tensor.parameter.shape[tensor.dim])
         channel = tensor.channel.to(total.device)

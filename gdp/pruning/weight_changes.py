@@ -29,7 +29,7 @@ def add_penalty(
 
 
 def multiply_weights(method: PruningMethod, state: MethodState, context: StepContext, finite: Tensor) -> None:
-    """Multiply the parameters of channels with the method's factors, if it has some.
+    """Multiply the parameters of channels with the method's factors, if it has some; frozen ones stay as they are.
 
     Args:
         method: of the run.
@@ -39,5 +39,5 @@ def multiply_weights(method: PruningMethod, state: MethodState, context: StepCon
     """
     for role, factor in (method.factors(state, context) or {}).items():
         factor = torch.where(finite.to(factor.device), factor, 1.0)
-        for tensor in context.tensors(role):
+        for tensor in (tensor for tensor in context.tensors(role) if tensor.parameter.requires_grad):
             tensor.parameter.data.mul_(tensor.expand(factor, 1.0).to(tensor.parameter.dtype))

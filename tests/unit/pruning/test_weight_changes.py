@@ -127,6 +127,14 @@ def test_factors_act_after_every_step_until_the_window_ends_but_not_after_bad_on
     assert (net[0][1].weight == 1).all() and (net[-1].weight != 0).any()  # other roles are left alone
 
 
+def test_factors_leave_frozen_parameters_as_they_are():
+    net, pruner = pruned(Factored())
+    net[0][0].weight.requires_grad_(False)
+    frozen, trained = (net[i][0].weight.detach().clone() for i in (0, 1))
+    pruner.step()
+    assert torch.equal(net[0][0].weight, frozen) and torch.equal(net[1][0].weight, trained / 2)
+
+
 def test_averages_follow_what_factors_do():
     net, pruner = pruned(Factored(factor=0.0))
     average = AveragedModel(net)
