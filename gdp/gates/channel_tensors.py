@@ -130,7 +130,8 @@ class _Squares(torch.autograd.Function):
         if not dims:
             return parameter.float().square()
         kind = torch.promote_types(parameter.dtype, torch.float32)
-        return torch.linalg.vector_norm(parameter, dim=dims, dtype=kind).square().float()
+        norms: Tensor = torch.linalg.vector_norm(parameter, dim=dims, dtype=kind)
+        return norms.square().float()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -66,7 +66,7 @@ class CATRO(GlidingGates):
 
     def init_state(self, channels: int) -> MethodState:
         """Return variances of 0 between classes and within them."""
-        return {"between": torch.zeros(channels), "within": torch.zeros(channels)}
+        return {name: torch.zeros(channels, dtype=torch.float32) for name in ("between", "within")}
 
     def observe(self, state: MethodState, seen: Seen, context: StepContext) -> MethodState:
         """Take the variances of a batch into the running mean; nothing is known where no two samples share a class."""

@@ -28,7 +28,7 @@ def check_value(method: PruningMethod) -> None:
         GDPError: a value is not 0 at 0, not 1 at 1, or falls somewhere in between.
     """
     first, last = _returned(method, "temperatures", lambda: tuple(map(float, method.temperatures)))
-    x = torch.linspace(0, 1, SAMPLES)
+    x = torch.linspace(0, 1, SAMPLES, dtype=torch.float32)
     for temperature in (first, last):
         found = _returned(method, "value", partial(method.value, x, temperature))
         _check_vector(method, "value", found, len(x))
@@ -51,7 +51,7 @@ def check_method(method: PruningMethod, context: StepContext) -> None:
     channels = len(context.gate_param)
     state = _returned(method, "init_state", lambda: method.init_state(channels))
     _check_state(method, "init_state", state, None)
-    zeros = torch.zeros(channels, device=context.gate_param.device)
+    zeros = torch.zeros_like(context.gate_param)
     _check_state(method, "update", _returned(method, "update", lambda: method.update(state, zeros, context)), state)
     check_importance(method, _returned(method, "importance", lambda: method.importance(state, context)), channels)
 

@@ -80,7 +80,10 @@ class GDP(GlidingGates):
 
     def init_state(self, channels: int) -> MethodState:
         """Return zeros for the mean squared gate gradient, and for the last multiplier."""
-        return {"sensitivity": torch.zeros(channels), "multiplier": torch.zeros(())}
+        return {
+            "sensitivity": torch.zeros(channels, dtype=torch.float32),
+            "multiplier": torch.zeros((), dtype=torch.float32),
+        }
 
     def update(self, state: MethodState, gradient: Tensor, context: StepContext) -> MethodState:
         """Take the squared gradient into the running mean."""

@@ -68,7 +68,7 @@ class HASTE(GlidingGates):
 
     def init_state(self, channels: int) -> MethodState:
         """Return shares of 0."""
-        return {"novelty": torch.zeros(channels)}
+        return {"novelty": torch.zeros(channels, dtype=torch.float32)}
 
     def observe(self, state: MethodState, seen: Seen, context: StepContext) -> MethodState:
         """Take the shares of a batch into the running mean."""
@@ -90,7 +90,8 @@ class HASTE(GlidingGates):
         """
         height, width = (min(self.patch, side) for side in maps.shape[2:])
         patches = F.unfold(maps.flatten(0, 1)[:, None], (height, width), stride=(height, width))
-        planes = torch.randn(self.hyperplanes, height * width, generator=torch.Generator().manual_seed(0))
+        lot = torch.Generator().manual_seed(0)
+        planes = torch.randn(self.hyperplanes, height * width, generator=lot, dtype=torch.float32)
         bits = (planes.to(maps.device) @ patches > 0).long()  # (images * channels, hyperplanes, patches)
         weights = 2 ** torch.arange(self.hyperplanes, device=maps.device)
         hashes = (bits * weights[:, None]).sum(1).view(*maps.shape[:2], -1)

@@ -56,7 +56,7 @@ class HRank(GlidingGates):
 
     def init_state(self, channels: int) -> MethodState:
         """Return ranks of 0, and no round of measurement."""
-        return {"rank": torch.zeros(channels), "measured": torch.zeros(())}
+        return {"rank": torch.zeros(channels, dtype=torch.float32), "measured": torch.zeros((), dtype=torch.float32)}
 
     def observe(self, state: MethodState, seen: Seen, context: StepContext) -> MethodState:
         """Measure ranks, if they are of an earlier round."""

@@ -60,10 +60,10 @@ def mean_over_entries(found: Iterable[tuple[Tensor, Tensor]], channels: int) -> 
     Returns:
         Means, shape (channels,), float32, on the CPU; and one bool per channel.
     """
-    total, count = torch.zeros(channels), torch.zeros(channels)
+    total, count = torch.zeros(2, channels, dtype=torch.float32)
     for channel, numbers in found:
         total.index_add_(0, channel, numbers.float().cpu())
-        count.index_add_(0, channel, torch.ones(len(channel)))
+        count.index_add_(0, channel, torch.ones(len(channel), dtype=torch.float32))
     return total / count.clamp_min(1), count > 0
 
 

@@ -39,5 +39,6 @@ class Random(GlidingGates):
 
     def importance(self, state: MethodState, context: StepContext) -> Tensor:
         """Return an importance that orders the channels of a group by their lot."""
-        lot = torch.rand(len(context.gate_param), generator=torch.Generator().manual_seed(self.seed))
+        generator = torch.Generator().manual_seed(self.seed)
+        lot = torch.rand(len(context.gate_param), generator=generator, dtype=torch.float32)
         return uniform(lot, context)
