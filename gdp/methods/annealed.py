@@ -158,7 +158,7 @@ class Annealed(PruningMethod):
         """
         # the budget term
         group_of, cost = context.group_of, context.cost
-        open_sums = torch.zeros(len(cost.sizes), dtype=torch.float64).index_add_(0, group_of, value.double().cpu())
+        open_sums = torch.zeros(len(cost.sizes), dtype=torch.float64).index_add_(0, group_of, value.cpu().double())
         expected = cost.expected(open_sums)
         off = expected / (self.budgeted(context) * cost.dense) - 1
         sign = 0.0 if abs(off) <= self.tolerance else (1.0 if off > 0 else -1.0)

@@ -85,7 +85,7 @@ class CATRO(GlidingGates):
 
     def importance(self, state: MethodState, context: StepContext) -> Tensor:
         """Return an importance that orders the channels of a group by `b_c - r (w_c + ridge w)`."""
-        between, within = (state[name].double().cpu() for name in ("between", "within"))
+        between, within = (state[name].cpu().double() for name in ("between", "within"))
         score, may_stay = torch.zeros_like(between), context.may_stay
         for span in context.gates.spans.values():
             channels = span.start + torch.nonzero(may_stay[span]).flatten()

@@ -27,7 +27,7 @@ class CHEX(GlidingGates):
     `||U_k[i]||^2`, with U_k the first k left singular vectors of the filters (a row each), k the number that stays; the
     L1 norm where a filter has fewer weights than there are filters. A share `regrow (1 + cos(pi p)) / 2` of the places
     goes to others at progress p, drawn with the probabilities `softmax(||w - P w||)`, P being the projection on the
-    filters that stay. Until the window ends every channel may come back, with its last weights.
+    filters that stay. Until the window ends every channel may come back.
 
     Attributes:
         regrow: the share at first, in [0, 1). The authors' runs on ImageNet have 0.3 at 1 GFLOP, else 0.2.
@@ -35,7 +35,8 @@ class CHEX(GlidingGates):
             authors draw every 2 of 180 epochs.
 
     Source: CHEX (Hou et al., CVPR 2022, arXiv 2203.15794), by its formulas as they are known from its code. Own: k is
-    estimated from the target and gamma; regrown channels have places within the budget instead of beyond it; channels
+    estimated from the target and gamma; regrown channels have places within the budget instead of beyond it, and come
+    back with the filters that they had, but weights that read them were trained on, which CHEX restores; channels
     that several layers write, of residual streams above all, which CHEX leaves alone, and those of groups with more
     than 1024, go by the L1 norm and come back with equal probabilities; where no norm scales a group, the relative L1
     norm of its filters stands for gamma.
@@ -67,17 +68,17 @@ class CHEX(GlidingGates):
     def importance(self, state: MethodState, context: StepContext) -> Tensor:
         """Return the scales, ordered within groups by leverage and lot, times the FLOPs of a channel."""
         norm = by_channel(context, "writes", torch.abs).detach()
-        scales, count = by_channel(context, "scales", torch.abs).double().cpu(), entry_counts(context, "scales").cpu()
+        scales, count = by_channel(context, "scales", torch.abs).cpu().double(), entry_counts(context, "scales").cpu()
         how_many = torch.where(count > 0, scales / count.clamp_min(1), relative(norm, context))
         kept, lots, writers = _staying(how_many, context), self._lots(context), _writers(context)
         share = self.regrow * (1 + math.cos(math.pi * context.window.progress(context.steps))) / 2
 
-        which = norm.double().cpu()
+        which = norm.cpu().double()
         for channels, filters in matrices(context, "writes"):
             group = int(context.group_of[channels[0]])
             drawn = min(round(share * kept[group]), kept[group] - 1)
             spanned = writers[group] == 1 and len(filters) <= MAX_FILTERS
-            gram = torch.mm(filters.double(), filters.double().T).cpu() if spanned else None
+            gram = _inner_products(filters) if spanned else None
             order = _order(which[channels], lots[channels], gram, kept[group] - drawn, drawn, filters.shape[1])
             which[channels[order]] = torch.arange(len(order), 0, -1, dtype=torch.float64)
         return globally(rank_match(how_many, which, context), context)
@@ -88,6 +89,11 @@ class CHEX(GlidingGates):
         length = max(window.closing, (window.last_selection - window.start) // self.rounds)
         generator = torch.Generator().manual_seed(max(0, context.steps - window.start) // length)
         return -torch.rand(len(context.gate_param), dtype=torch.float64, generator=generator).log().neg().log()
+
+
+def _inner_products(filters: Tensor) -> Tensor:
+    exact = filters.cpu().double()
+    return exact @ exact.T
 
 
 def _order(norm: Tensor, lots: Tensor, gram: Tensor | None, kept: int, drawn: int, features: int) -> Tensor:

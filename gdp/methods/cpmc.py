@@ -48,5 +48,5 @@ class CPMC(GlidingGates):
     def importance(self, state: MethodState, context: StepContext) -> Tensor:
         """Return the score per price, times the FLOPs of a channel, as channels are compared per FLOP."""
         norm = by_channel(context, "writes", torch.abs) + by_channel(context, "reads", torch.abs)
-        price = entry_counts(context, *ROLES).double().cpu().clamp_min(1) ** self.params_power
+        price = entry_counts(context, *ROLES).cpu().double().clamp_min(1) ** self.params_power
         return relative(norm, context) * context.marginal ** (1 - self.flops_power) / price

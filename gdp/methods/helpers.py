@@ -96,7 +96,7 @@ def globally(score: Tensor, context: StepContext) -> Tensor:
     Returns:
         Importance, shape (channels of all groups,), float64, on the CPU.
     """
-    return score.detach().double().cpu() * context.marginal
+    return score.detach().cpu().double() * context.marginal
 
 
 def relative(score: Tensor, context: StepContext) -> Tensor:
@@ -109,7 +109,7 @@ def relative(score: Tensor, context: StepContext) -> Tensor:
     Returns:
         Scores, shape (channels of all groups,), float64, on the CPU; 0 for channels that can't stay.
     """
-    found = torch.where(context.may_stay, score.detach().double().cpu(), 0.0)
+    found = torch.where(context.may_stay, score.detach().cpu().double(), 0.0)
     total, count = (
         torch.zeros(len(context.gates.spans), dtype=torch.float64).index_add(0, context.group_of, numbers)
         for numbers in (found, context.may_stay.double())
@@ -134,7 +134,7 @@ def rank_match(how_many: Tensor, which: Tensor, context: StepContext) -> Tensor:
     may_stay = context.may_stay
     score = torch.zeros(len(may_stay), dtype=torch.float64)
     by_number, by_identity = (_order(numbers, None, may_stay, context) for numbers in (how_many, which))
-    score[by_identity] = how_many.detach().double().cpu()[by_number]
+    score[by_identity] = how_many.detach().cpu().double()[by_number]
     return score
 
 
@@ -149,7 +149,7 @@ def _order(numbers: Tensor, ties: Tensor | None, may_stay: Tensor, context: Step
     """
     order = torch.arange(len(numbers))
     for criterion in (numbers,) if ties is None else (ties, numbers):
-        order = order[criterion.detach().double().cpu()[order].argsort(stable=True)]
+        order = order[criterion.detach().cpu().double()[order].argsort(stable=True)]
     order = order[context.group_of[order].argsort(stable=True)]
     return order[may_stay[order]]
 
