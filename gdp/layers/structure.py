@@ -155,7 +155,9 @@ def _build(conv: nn.Conv2d, spec: Any, name: str) -> nn.Module:
         if kind == "shifted":
             counts = {(int(row), int(column)): int(count) for row, column, count in sizes[0]}
             limits = [range(size) for size in conv.kernel_size]
-            if counts and all(r in limits[0] and c in limits[1] and n > 0 for (r, c), n in counts.items()):
+            if counts and all(
+                r in limits[0] and c in limits[1] and 0 < n <= conv.out_channels for (r, c), n in counts.items()
+            ):
                 return ShiftedConv2d(conv, counts)
         elif kind in ("stripe", "conv"):
             return StripeConv2d.of(conv) if kind == "stripe" else conv

@@ -122,6 +122,7 @@ SPECS = [
     ["shifted", []],
     ["shifted", [[3, 0, 2]]],
     ["shifted", [[0, 0, -1]]],
+    ["shifted", [[0, 0, 9]]],
     ["shifted", 7],
     ["other"],
     [],
