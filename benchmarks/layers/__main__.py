@@ -41,9 +41,9 @@ TRAININGS: dict[str, Training] = {
     "linear convs, a quarter primary": (lambda net: linearize(net, 0.25), {}, None),
     "linear convs, gdp to 0.4 of theirs": (linearize, {}, 0.4),
     "stripes": (stripe, {}, None),
-    "stripes, L1 of 3e-3": (stripe, {"sparsity": 3e-3}, None),
+    "stripes, L1 of 8e-3": (stripe, {"sparsity": 8e-3}, None),
     "stripes, L1 of 1e-2": (stripe, {"sparsity": 1e-2}, None),
-    "stripes, L1 of 3e-3, gdp to 0.5": (stripe, {"sparsity": 3e-3}, 0.5),
+    "stripes, L1 of 8e-3, gdp to 0.5": (stripe, {"sparsity": 8e-3}, 0.5),
 }
 
 
