@@ -169,6 +169,7 @@ class PruningMethod(Schedule, ABC):
 
         Returns:
             For parameters of some roles one factor per channel, 1 to leave it alone; None at steps without any.
+            Parameters that are frozen are not multiplied.
         """
         return None
 

@@ -25,9 +25,10 @@ def test_the_penalty_and_its_gradient_are_those_by_hand():
     assert penalty_and_gradients(method, context)[0] == 0.17  # 0.1 * (1.5 * 1.4 - 0.4)
 
 
-def test_scales_are_brought_back_between_0_and_1():
-    context = scaled(1.25, -0.5, 0.5)
+def test_scales_are_brought_back_between_0_and_the_largest():
+    context = scaled(2.5, -0.5, 0.5)
     assert near(Polarization().factors({}, context)["scales"], [0.8, 0.0, 1.0])
+    assert near(Polarization(largest=1.0).factors({}, context)["scales"], [0.4, 0.0, 1.0])
     cut(context, "0", [0])
     assert near(Polarization().factors({}, context)["scales"][1:], [0.0, 1.0])
 
@@ -36,16 +37,16 @@ def test_one_factor_acts_on_all_norms_of_a_channel():
     net = NormedStream()
     net.norm1.weight.data, net.norm2.weight.data = torch.tensor([2.0, -1.0]), torch.tensor([-0.5, -2.0])
     context = channels(net)
-    assert near(Polarization().factors({}, context)["scales"], [0.5, 0.0])
+    assert near(Polarization(largest=1.0).factors({}, context)["scales"], [0.5, 0.0])
     assert scores(Polarization(), context) == [1.25, 1.5]
 
 
-def test_scales_stay_between_0_and_1_in_a_run_before_the_window_too():
+def test_scales_stay_in_bounds_in_a_run_before_the_window_too():
     torch.manual_seed(0)
     net = chain([[1.0, 0.0]] * 4, [[1.0] * 4], norms=True)
     net[1].weight.data *= 3
     x = torch.randn(4, 2, 6, 6)
-    pruner = gdp.Pruner(net, gdp.trace(net, x, dry_run=False), 0.5, 20, Polarization(start=0.5, end=0.9))
+    pruner = gdp.Pruner(net, gdp.trace(net, x, dry_run=False), 0.5, 20, Polarization(start=0.5, end=0.9, largest=1.0))
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
     for _ in range(9):
         optimizer.zero_grad()
@@ -57,7 +58,7 @@ def test_scales_stay_between_0_and_1_in_a_run_before_the_window_too():
     assert net[4].weight.max() <= 1.5  # no channel that can go: left alone
 
 
-@pytest.mark.parametrize("options", [{"strength": -1.0}, {"t": -1.0}, {"strength": float("nan")}])
+@pytest.mark.parametrize("options", [{"strength": -1.0}, {"t": -1.0}, {"strength": float("nan")}, {"largest": 0.0}])
 def test_options_out_of_range_are_refused(options):
-    with pytest.raises(gdp.GDPError, match="strength and t of at least 0"):
+    with pytest.raises(gdp.GDPError, match=r"strength and t of at least 0|largest to be above 0, but got 0\.0"):
         Polarization(**options)
