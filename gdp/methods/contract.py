@@ -77,7 +77,7 @@ def check_importance(method: PruningMethod, found: Tensor, channels: int) -> Non
     """
     _check_vector(method, "importance", found, channels)
     if not bool(found.isfinite().all()) or bool((found < 0).any()):
-        least = float(found.min()) if bool(found.isfinite().all()) else "numbers that are not finite"
+        least = float(found.min()) if bool(found.isfinite().all()) else "others, as happens where training diverges"
         raise _wrong(method, "importance", "finite numbers of at least 0", str(least))
 
 
