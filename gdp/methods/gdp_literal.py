@@ -48,7 +48,8 @@ class GDP(GlidingGates):
     exact zeros, joint training. Its text could not be read beyond that.
 
     Own: (1) Steps are divided by the mean squared gate gradient of the channel (a diagonal natural gradient). Plain
-    descent closes one residual stream almost alone, and so does Adam's scale (docs/method.md). (2) The multiplier is
+    descent closes one residual stream almost alone, and so does Adam's scale (docs/method.md). eps begins low, so that
+    few gates are half open at a time. (2) The multiplier is
     solved for at every step, such that F of the moved gates is what the schedule allows, as far as gates may move.
     (3) A channel that is among the chosen ones keeps a value of at least 1/2, so no group falls below what the budget
     leaves it. (4) A value changes by less than a third per step; what fell below 0.01, and is not chosen, becomes 0.
@@ -59,6 +60,7 @@ class GDP(GlidingGates):
         GDPError: an option is out of range.
     """
 
+    eps: tuple[float, float] = (1e-3, 1e-4)
     every: int = 2
     rate: float = 0.01
     power: float = 1.0
