@@ -65,6 +65,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gdp literal": {"method": "gdp"},
     "gdp literal, Adam's scale": {"method": gdp.methods.GDP(power=0.5)},
     "gdp literal, plain descent": {"method": gdp.methods.GDP(power=0.0)},
+    "gdp literal, rate 0.1": {"method": gdp.methods.GDP(rate=0.1)},
     "gdp literal, eps from 0.01": {"method": gdp.methods.GDP(eps=(0.01, 1e-4))},
     "gdp literal, eps from 0.1": {"method": gdp.methods.GDP(eps=(0.1, 1e-4))},
     "gdp literal, eps from 0.01, rate 0.1": {"method": gdp.methods.GDP(eps=(0.01, 1e-4), rate=0.1)},
