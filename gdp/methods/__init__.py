@@ -7,7 +7,7 @@ from gdp.methods.bwcp import BWCP
 from gdp.methods.catro import CATRO
 from gdp.methods.chex import CHEX
 from gdp.methods.context import StepContext
-from gdp.methods.contract import check_importance, check_method, check_observe, check_value
+from gdp.methods.contract import check_finalized, check_importance, check_method, check_observe, check_value
 from gdp.methods.cpmc import CPMC
 from gdp.methods.dais import DAIS
 from gdp.methods.dcp import DCP
@@ -27,9 +27,11 @@ from gdp.methods.l2 import L2
 from gdp.methods.oicsr import OICSR
 from gdp.methods.polar import Polar, sensitivity
 from gdp.methods.polarization import Polarization
+from gdp.methods.purity import unchanged
 from gdp.methods.random import Random
 from gdp.methods.registry import get, names, resolve_method
 from gdp.methods.repetition import Repetition
+from gdp.methods.returned import check_factors, check_learned, check_penalty, check_state, check_vector
 from gdp.methods.schedule import Schedule, Window
 from gdp.methods.sfp import SFP
 from gdp.methods.sgl import SGL
@@ -79,10 +81,16 @@ __all__ = [
     "anneal",
     "by_channel",
     "channel_norms",
+    "check_factors",
+    "check_finalized",
     "check_importance",
+    "check_learned",
     "check_method",
     "check_observe",
+    "check_penalty",
+    "check_state",
     "check_value",
+    "check_vector",
     "entry_counts",
     "get",
     "globally",
@@ -94,5 +102,6 @@ __all__ = [
     "relative",
     "resolve_method",
     "sensitivity",
+    "unchanged",
     "uniform",
 ]

@@ -36,7 +36,8 @@ class PruningMethod(Schedule, ABC):
     """Say which channels matter, what a gate's value is, and how gates move: `GDPCallback(0.4, method=MyMethod())`.
 
     All methods of this class are pure: they change nothing in place, and what they return depends on their arguments
-    alone, so that a resumed run and all processes of a run come to the same. Vectors have the shape (channels of all
+    alone, so that a resumed run and all processes of a run come to the same. They need not look out for gradients that
+    are not finite: what `update` and `learn` make of one is forgotten. Vectors have the shape (channels of all
     groups,); `x` is the parameter of a gate, in [0, 1], exactly 0.0 if it is closed. What a method leaves as it is here
     costs nothing. The options of `Schedule` say when and how fast gates close.
 

@@ -54,7 +54,7 @@ class BWCP(GlidingGates):
         terms = []
         for gamma, beta in _norms(context):
             each = self.l1 * gamma.parameter.float().abs() + self.l2 * beta.parameter.float()
-            terms.append((each * (gamma.channel < len(context.gate_param))).sum())
+            terms.append((each.flatten() * (gamma.channel < len(context.gate_param))).sum())
         return torch.stack(terms).sum() if terms else None
 
     def importance(self, state: MethodState, context: StepContext) -> Tensor:
@@ -68,7 +68,7 @@ class BWCP(GlidingGates):
             raise no_norms("BWCP", "gamma and beta")
         sums = context.gate_param.new_zeros((2, len(context.gate_param) + 1))
         for gamma, beta in norms:
-            found = self.probability(gamma.parameter.detach().float(), beta.parameter.detach().float())
+            found = self.probability(*(t.parameter.detach().flatten().float() for t in (gamma, beta)))
             sums.index_add_(1, gamma.channel, torch.stack([found, torch.ones_like(found)]))
         total, counts = sums[:, :-1]
         mean = torch.where(counts > 0, total / counts.clamp_min(1), 1.0)
@@ -86,7 +86,7 @@ class BWCP(GlidingGates):
 
 
 def _norms(context: StepContext) -> list[tuple[ChannelTensor, ChannelTensor]]:
-    """Return the scale and the shift of every module that has both, as vectors.
+    """Return the scale and the shift of every module that has both, of one shape.
 
     Args:
         context: where the run is.

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from gdp.errors import GDPError
-from gdp.gates import ROLES, Seen
+from gdp.gates import Seen
 from gdp.methods.base import LearningBatches, MethodState, PruningMethod
 from gdp.methods.context import StepContext
+from gdp.methods.purity import pure
+from gdp.methods.returned import check_factors, check_learned, check_penalty, check_state, check_vector, wrong
 
 SAMPLES = 101  # points of [0, 1] at which a gate function is looked at
+MOMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the window, whose temperatures are looked at
 
 
 def check_value(method: PruningMethod) -> None:
@@ -27,15 +30,18 @@ def check_value(method: PruningMethod) -> None:
     Raises:
         GDPError: a value is not 0 at 0, not 1 at 1, or falls somewhere in between.
     """
-    first, last = _returned(method, "temperatures", lambda: tuple(map(float, method.temperatures)))
+    ends = _returned(method, "temperatures", lambda: tuple(map(float, method.temperatures)))
+    moments = _returned(method, "temperature", lambda: [float(method.temperature(moment)) for moment in MOMENTS])
+    if len(ends) != 2:
+        raise wrong(method, "temperatures", "the first and the last one", str(ends))
     x = torch.linspace(0, 1, SAMPLES, dtype=torch.float32)
-    for temperature in (first, last):
+    for temperature in (*ends, *moments):
         found = _returned(method, "value", partial(method.value, x, temperature))
-        _check_vector(method, "value", found, len(x))
+        check_vector(method, "value", found, len(x))
         if found[0] != 0 or found[-1] != 1:
-            raise _wrong(method, "value", "exactly 0 for x = 0 and exactly 1 for x = 1", f"{found[0]} and {found[-1]}")
+            raise wrong(method, "value", "exactly 0 for x = 0 and exactly 1 for x = 1", f"{found[0]} and {found[-1]}")
         if bool((found.diff() < -1e-6).any()):
-            raise _wrong(method, "value", "numbers that rise with x", f"some that fall at temperature {temperature}")
+            raise wrong(method, "value", "numbers that rise with x", f"some that fall at temperature {temperature}")
 
 
 def check_method(method: PruningMethod, context: StepContext) -> None:
@@ -49,19 +55,25 @@ def check_method(method: PruningMethod, context: StepContext) -> None:
         GDPError: it names method and member, what was expected and what was found.
     """
     channels = len(context.gate_param)
+    _check_switches(method)
     state = _returned(method, "init_state", lambda: method.init_state(channels))
-    _check_state(method, "init_state", state, None)
+    check_state(method, "init_state", state)
     zeros = torch.zeros_like(context.gate_param)
-    _check_state(method, "update", _returned(method, "update", lambda: method.update(state, zeros, context)), state)
-    check_importance(method, _returned(method, "importance", lambda: method.importance(state, context)), channels)
+    check_state(method, "update", _asked(method, "update", context, state, zeros), state)
+    found = _asked(method, "importance", context, state)
+    check_importance(method, found, channels)
+    again = _asked(method, "importance", context, state)
+    if not torch.allclose(found.double(), again.double(), rtol=1e-2):
+        raise wrong(method, "importance", "the same numbers for the same arguments", "others when it was asked again")
 
     inside = replace(context, keep_mask=torch.ones(channels, dtype=torch.bool, device=zeros.device))
-    _check_x(method, "step", _returned(method, "step", partial(method.step, state, inside)), channels)
-    _check_finalized(method, state, replace(inside, temperature=method.temperatures[1]))
+    found = _asked(method, "step", inside, state)
+    check_vector(method, "step", found, channels)
+    _check_range(method, "step", found)
+    last = replace(inside, temperature=method.temperatures[1])
+    check_finalized(method, _asked(method, "finalize", last, state), last)
     _check_learning(method, state, inside)
     _check_weights(method, state, inside)
-    if not isinstance(method.observed_batches, int) or method.observed_batches < 0:
-        raise _wrong(method, "observed_batches", "a number of batches, 0 for none", repr(method.observed_batches))
 
 
 def check_importance(method: PruningMethod, found: Tensor, channels: int) -> None:
@@ -75,10 +87,10 @@ def check_importance(method: PruningMethod, found: Tensor, channels: int) -> Non
     Raises:
         GDPError: it has another shape, or numbers that are not finite or negative.
     """
-    _check_vector(method, "importance", found, channels)
+    check_vector(method, "importance", found, channels)
     if not bool(found.isfinite().all()) or bool((found < 0).any()):
         least = float(found.min()) if bool(found.isfinite().all()) else "others, as happens where training diverges"
-        raise _wrong(method, "importance", "finite numbers of at least 0", str(least))
+        raise wrong(method, "importance", "finite numbers of at least 0", str(least))
 
 
 def check_observe(method: PruningMethod, state: MethodState, seen: Seen, context: StepContext) -> None:
@@ -93,22 +105,27 @@ def check_observe(method: PruningMethod, state: MethodState, seen: Seen, context
     Raises:
         GDPError: it names method and member, what was expected and what was found.
     """
-    _check_state(method, "observe", _returned(method, "observe", lambda: method.observe(state, seen, context)), state)
+    with torch.no_grad(), pure(method, "observe", context, state):
+        found = _returned(method, "observe", lambda: method.observe(state, seen, context))
+    check_state(method, "observe", found, state)
 
 
-def _check_finalized(method: PruningMethod, state: MethodState, context: StepContext) -> None:
-    """Check that gates of channels which stay are open at the end.
+def check_finalized(method: PruningMethod, found: Any, context: StepContext) -> None:
+    """Check that gates of channels which stay are open at the end of the window.
 
     Args:
-        method: that is about to be used.
-        state: before the first step.
-        context: in which all channels are to stay.
+        method: that has returned it.
+        found: what `finalize` has returned.
+        context: at the end of the window.
+
+    Raises:
+        GDPError: x has another shape or lies outside of [0, 1], or a chosen channel has a value of at most 1/2.
     """
-    found = _returned(method, "finalize", partial(method.finalize, state, context))
-    _check_x(method, "finalize", found, len(context.gate_param))
-    value = method.value(found, context.temperature)
-    if bool((value <= 0.5).any()):
-        raise _wrong(
+    check_vector(method, "finalize", found, len(context.gate_param))
+    _check_range(method, "finalize", found)
+    value = method.value(found, context.temperature)[context.chosen]
+    if not bool((value > 0.5).all()):
+        raise wrong(
             method, "finalize", "an x with a value above 1/2 for channels that stay", f"a value of {float(value.min())}"
         )
 
@@ -127,13 +144,11 @@ def _check_learning(method: PruningMethod, state: MethodState, context: StepCont
     right = isinstance(batches, LearningBatches) and isinstance(batches.every, int) and batches.every >= 1
     fraction = right and isinstance(batches.source, float) and 0 < batches.source < 1
     if not right or not (batches.source in ("train", "val") or fraction):
-        raise _wrong(method, "learns_from", "LearningBatches(source, every), or None", repr(batches))
+        raise wrong(method, "learns_from", "LearningBatches(source, every), or None", repr(batches))
     zeros = torch.zeros_like(context.gate_param)
-    found = _returned(method, "learn", lambda: method.learn(state, zeros, context))
-    if not isinstance(found, tuple) or len(found) != 2:
-        raise _wrong(method, "learn", "a pair of state and x", type(found).__name__)
-    _check_state(method, "learn", found[0], state)
-    _check_x(method, "learn", found[1], len(zeros))
+    found = _asked(method, "learn", context, state, zeros)
+    check_learned(method, found, state, len(zeros))
+    _check_range(method, "learn", found[1])
 
 
 def _check_weights(method: PruningMethod, state: MethodState, context: StepContext) -> None:
@@ -145,16 +160,41 @@ def _check_weights(method: PruningMethod, state: MethodState, context: StepConte
         context: with a keep_mask.
     """
     with torch.enable_grad():
-        penalty = _returned(method, "penalty", lambda: method.penalty(state, context))
-    is_scalar = isinstance(penalty, Tensor) and penalty.dim() == 0
-    if penalty is not None and not (is_scalar and bool(penalty.isfinite())):
-        found = f"shape {tuple(penalty.shape)}" if isinstance(penalty, Tensor) and not is_scalar else repr(penalty)
-        raise _wrong(method, "penalty", "a finite scalar tensor, or None", found)
-    factors = _returned(method, "factors", lambda: method.factors(state, context))
-    for role, factor in (factors or {}).items():
-        if role not in ROLES:
-            raise _wrong(method, "factors", f"roles out of {', '.join(ROLES)}", repr(role))
-        _check_vector(method, "factors", factor, len(context.gate_param))
+        penalty = _asked(method, "penalty", context, state)
+    check_penalty(method, penalty)
+    if penalty is not None and not bool(penalty.isfinite()):
+        raise wrong(method, "penalty", "a finite number", str(float(penalty)))
+    factors = _asked(method, "factors", context, state)
+    check_factors(method, factors, len(context.gate_param))
+    if not all(bool(factor.isfinite().all()) for factor in (factors or {}).values()):
+        raise wrong(method, "factors", "finite numbers", "some that are not")
+
+
+def _check_switches(method: PruningMethod) -> None:
+    """Check what a method says of itself.
+
+    Args:
+        method: that is about to be used.
+    """
+    if not isinstance(method.observed_batches, int) or method.observed_batches < 0:
+        raise wrong(method, "observed_batches", "a number of batches, 0 for none", repr(method.observed_batches))
+    for member in ("needs_labels", "adds_loss", "regrows"):
+        if not isinstance(found := getattr(method, member), bool):
+            raise wrong(method, member, "True or False, as a property or attribute", repr(found)[:80])
+
+
+def _asked(method: PruningMethod, member: str, context: StepContext, state: MethodState, *more: Tensor) -> Any:
+    """Return what a member returns that is told of state and context, or say that it has failed or changed something.
+
+    Args:
+        method: that is asked.
+        member: of the method.
+        context: where the run is.
+        state: what is remembered.
+        more: what it is told beside.
+    """
+    with pure(method, member, context, state):
+        return _returned(method, member, lambda: getattr(method, member)(state, *more, context))
 
 
 def _returned(method: PruningMethod, member: str, call: Callable[[], Any]) -> Any:
@@ -176,48 +216,13 @@ def _returned(method: PruningMethod, member: str, call: Callable[[], Any]) -> An
         ) from error
 
 
-def _check_state(method: PruningMethod, member: str, found: Any, before: MethodState | None) -> None:
-    """Check that something is a state, and has the names of the one before.
+def _check_range(method: PruningMethod, member: str, found: Tensor) -> None:
+    """Check that x lies in [0, 1].
 
     Args:
         method: that has returned it.
         member: of the method.
         found: what it has returned.
-        before: the state that it was given, if any.
     """
-    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise _wrong(method, member, "a dict of tensors", repr(found)[:80])
-    if before is not None and found.keys() != before.keys():
-        raise _wrong(method, member, f"the names of init_state, {sorted(before)}", str(sorted(found)))
-
-
-def _check_x(method: PruningMethod, member: str, found: Any, channels: int) -> None:
-    """Check that something is the x of all gates.
-
-    Args:
-        method: that has returned it.
-        member: of the method.
-        found: what it has returned.
-        channels: of all groups.
-    """
-    _check_vector(method, member, found, channels)
     if not bool(((found >= 0) & (found <= 1)).all()):
-        raise _wrong(method, member, "numbers in [0, 1]", f"some in [{float(found.min())}, {float(found.max())}]")
-
-
-def _check_vector(method: PruningMethod, member: str, found: Any, channels: int) -> None:
-    """Check that something is a tensor with one number per channel.
-
-    Args:
-        method: that has returned it.
-        member: of the method.
-        found: what it has returned.
-        channels: that there are.
-    """
-    if not isinstance(found, Tensor) or tuple(found.shape) != (channels,):
-        what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise _wrong(method, member, f"a tensor of shape ({channels},), one number per channel", what)
-
-
-def _wrong(method: PruningMethod, member: str, expected: str, found: str) -> GDPError:
-    return GDPError(f"Expected {type(method).__name__}.{member} to return {expected}, but got {found}.")
+        raise wrong(method, member, "numbers in [0, 1]", f"some in [{float(found.min())}, {float(found.max())}]")

@@ -63,7 +63,7 @@ class Polar(GlidingGates):
 
 
 def sensitivity(past: Tensor, gradient: Tensor, memory: float) -> Tensor:
-    """Return the running mean of the squared gate gradient; a gradient that is not finite changes nothing.
+    """Return the running mean of the squared gate gradient.
 
     The square, because first-order gradients vanish at trained gates and leave noise; it is the diagonal of the
     empirical Fisher information of the gates (Fisher pruning: Theis et al., arXiv 1801.05787).
@@ -73,4 +73,4 @@ def sensitivity(past: Tensor, gradient: Tensor, memory: float) -> Tensor:
         gradient: `g_c * dL/dg_c` of every channel, of the same shape.
         memory: weight of the past, in [0, 1).
     """
-    return torch.where(gradient.isfinite().all(), memory * past + (1 - memory) * gradient.square(), past)
+    return memory * past + (1 - memory) * gradient.square()

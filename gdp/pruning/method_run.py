@@ -8,9 +8,21 @@ import torch
 from torch import Tensor
 
 from gdp.errors import GDPError
-from gdp.methods import MethodState, PruningMethod, Seen, StepContext, check_importance, check_method
+from gdp.methods import (
+    MethodState,
+    PruningMethod,
+    Seen,
+    StepContext,
+    check_finalized,
+    check_importance,
+    check_learned,
+    check_method,
+    check_state,
+    check_vector,
+    unchanged,
+)
 from gdp.pruning.weight_changes import add_penalty, multiply_weights
-from gdp.utils import broadcast_from_rank_zero, mean_of_all_ranks
+from gdp.utils import Snapshot, broadcast_from_rank_zero, mean_of_all_ranks
 
 SMALLEST_OPEN = 1e-8  # x of a gate that is chosen to stay, at least
 
@@ -19,7 +31,8 @@ class MethodRun:
     """Ask a method, and tell it, in a run.
 
     Whatever it says, channels that were chosen stay open, channels that are closed for good stay closed, what was cut
-    out stays away, and at the end of the window exactly the chosen channels are open.
+    out stays away, and at the end of the window exactly the chosen channels are open. A gradient that is not finite
+    leaves what is remembered and all x as they are, and so does an x that is not finite.
 
     Args:
         method: of the run.
@@ -46,10 +59,12 @@ class MethodRun:
         Raises:
             GDPError: the method breaks its contract; gates that have not acted yet are taken away.
         """
+        before = Snapshot(context.gates.model)
         try:
             with torch.no_grad():
                 check_method(self.method, context)
         except GDPError:
+            before.restore()
             if not context.gates.acting:
                 context.gates.withdraw()
             raise
@@ -84,7 +99,10 @@ class MethodRun:
             gradient: `g_c * dL/dg_c` of every channel, shape (channels of all groups,).
             context: where the run is.
         """
-        self.state = self.method.update(self.state, gradient, context)
+        with unchanged(self.method, "update", context):
+            found = self.method.update(self.state, gradient, context)
+        check_state(self.method, "update", found, self.state)
+        self.state = _if_finite(gradient, found, self.state)
 
     def learn(self, gradient: Tensor, context: StepContext) -> None:
         """Let the method move gates by the gradient of a batch.
@@ -93,8 +111,12 @@ class MethodRun:
             gradient: `g_c * dL/dg_c` of every channel, shape (channels of all groups,).
             context: where the run is.
         """
-        self.state, gate_param = self.method.learn(self.state, gradient, context)
-        context.gates.set(broadcast_from_rank_zero(self._kept(gate_param, context)))
+        with unchanged(self.method, "learn", context):
+            found = self.method.learn(self.state, gradient, context)
+        check_learned(self.method, found, self.state, len(gradient))
+        self.state = _if_finite(gradient, found[0], self.state)
+        gate_param = torch.where(gradient.isfinite().all(), found[1].to(context.gate_param), context.gate_param)
+        context.gates.set(broadcast_from_rank_zero(self._kept("learn", gate_param, context)))
 
     def observe(self, seen: Seen, context: StepContext) -> None:
         """Show the method a pass of the network; what it remembers is averaged over all processes.
@@ -103,7 +125,9 @@ class MethodRun:
             seen: activations, output and labels.
             context: where the run is.
         """
-        state = self.method.observe(self.state, seen, context)
+        with unchanged(self.method, "observe", context):
+            state = self.method.observe(self.state, seen, context)
+        check_state(self.method, "observe", state, self.state)
         self.state = {name: mean_of_all_ranks(t) if t.is_floating_point() else t for name, t in state.items()}
 
     def forward_loss(self, seen: Seen, context: StepContext) -> Tensor | None:
@@ -133,9 +157,10 @@ class MethodRun:
         Raises:
             GDPError: it has another shape, or numbers that are not finite or negative.
         """
-        found = self.method.importance(self.state, context).detach().cpu()
+        with unchanged(self.method, "importance", context):
+            found = self.method.importance(self.state, context)
         check_importance(self.method, found, len(context.gate_param))
-        return found
+        return found.detach().cpu()
 
     def moved(self, context: StepContext) -> Tensor:
         """Return the x of every gate after one more step, shape (channels of all groups,).
@@ -143,16 +168,24 @@ class MethodRun:
         Args:
             context: where the run is.
         """
-        return self._kept(self.method.step(self.state, context), context)
+        with unchanged(self.method, "step", context):
+            found = self.method.step(self.state, context)
+        return self._kept("step", found, context)
 
     def finalized(self, context: StepContext) -> Tensor:
         """Return the x of every gate at the end of the window, shape (channels of all groups,).
 
         Args:
             context: where the run is.
+
+        Raises:
+            GDPError: a gate of a channel that stays would not be open.
         """
+        with unchanged(self.method, "finalize", context):
+            found = self.method.finalize(self.state, context)
+        check_finalized(self.method, found, context)
         context.gates.view.straight_through = False
-        return torch.where(context.chosen, self.method.finalize(self.state, context).clamp_min(SMALLEST_OPEN), 0.0)
+        return torch.where(context.chosen, found.to(context.gate_param), 0.0)
 
     def add_penalty(self, context: StepContext, scale: float, trained: Container[int] | None) -> None:
         """Add the gradient of the method's penalty, if it has one, to those of the parameters.
@@ -175,14 +208,38 @@ class MethodRun:
         if self.has_factors:
             multiply_weights(self.method, self.state, context, finite)
 
-    def _kept(self, gate_param: Tensor, context: StepContext) -> Tensor:
+    def _kept(self, member: str, found: Tensor, context: StepContext) -> Tensor:
         """Return x with the chosen channels open, and those closed that can't come back.
 
         Args:
-            gate_param: x of every gate as the method has it, shape (channels of all groups,).
+            member: of the method that has returned x.
+            found: x of every gate as the method has it, shape (channels of all groups,).
             context: where the run is.
+
+        Raises:
+            GDPError: it has another shape.
         """
+        before = context.gate_param
+        check_vector(self.method, member, found, len(before))
+        gate_param = torch.where(found.isfinite(), found.to(before), before).clamp(0.0, 1.0)
         may_be_open = context.is_there if self.method.regrows else context.is_open
         if context.keep_mask is not None:
             gate_param = torch.where(context.keep_mask, gate_param.clamp_min(SMALLEST_OPEN), gate_param)
         return torch.where(may_be_open, gate_param, 0.0)
+
+
+def _if_finite(gradient: Tensor, found: MethodState, before: MethodState) -> MethodState:
+    """Return what is remembered after a gradient, or, where that is not finite, what was remembered before it.
+
+    Args:
+        gradient: that the method was told of.
+        found: what it remembers now.
+        before: what it remembered before; tensors that had another shape then are those of now.
+    """
+    finite = gradient.isfinite().all()
+    return {
+        name: torch.where(finite, tensor.to(finite.device), before[name].to(finite.device))
+        if tensor.shape == before[name].shape
+        else tensor
+        for name, tensor in found.items()
+    }

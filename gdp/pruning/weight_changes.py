@@ -7,7 +7,7 @@ from collections.abc import Container
 import torch
 from torch import Tensor
 
-from gdp.methods import MethodState, PruningMethod, StepContext
+from gdp.methods import MethodState, PruningMethod, StepContext, check_factors, check_penalty
 from gdp.utils import add_gradient
 
 
@@ -25,7 +25,9 @@ def add_penalty(
     """
     with torch.enable_grad():
         every = [p for p in context.gates.model.parameters() if trained is None or id(p) in trained]
-        add_gradient(method.penalty(state, context), every, scale)
+        penalty = method.penalty(state, context)
+        check_penalty(method, penalty)
+        add_gradient(penalty, every, scale)
 
 
 def multiply_weights(method: PruningMethod, state: MethodState, context: StepContext, finite: Tensor) -> None:
@@ -35,9 +37,12 @@ def multiply_weights(method: PruningMethod, state: MethodState, context: StepCon
         method: of the run.
         state: what it remembers.
         context: where the run is.
-        finite: whether loss and gradients of this step were finite, bool of shape (); nothing is multiplied if not.
+        finite: whether loss and gradients of this step were finite, bool of shape (); nothing is multiplied if not, nor
+            with a factor that is not.
     """
-    for role, factor in (method.factors(state, context) or {}).items():
-        factor = torch.where(finite.to(factor.device), factor, 1.0)
+    factors = method.factors(state, context)
+    check_factors(method, factors, len(context.gate_param))
+    for role, factor in (factors or {}).items():
+        factor = torch.where(finite.to(factor.device) & factor.isfinite(), factor, 1.0)
         for tensor in (tensor for tensor in context.tensors(role) if tensor.parameter.requires_grad):
             tensor.parameter.data.mul_(tensor.expand(factor, 1.0).to(tensor.parameter.dtype))

@@ -34,6 +34,15 @@ def test_the_mean_over_several_norms_counts():
     assert scores(BWCP(), channels(net)) == [0.6707, 0.5]
 
 
+def test_scales_may_have_rows_and_columns():
+    context, cubic = with_norms([1.0, 0.5], [0.05, 0.55]), with_norms([1.0, 0.5], [0.05, 0.55])
+    for parameter in (cubic.gates.model[1].weight, cubic.gates.model[1].bias):
+        parameter.data = parameter.data[:, None, None]
+    assert scores(BWCP(), cubic) == scores(BWCP(), context) == [0.5, 0.8413]
+    method = BWCP(l1=0.1, l2=0.3)
+    torch.testing.assert_close(method.penalty({}, cubic), method.penalty({}, context))
+
+
 def test_negative_weights_are_refused():
     with pytest.raises(gdp.GDPError, match="l1 and l2 of at least 0"):
         BWCP(l2=-1.0)
