@@ -79,11 +79,13 @@ def percentiles(score: Tensor, context: StepContext, ties: Tensor | None = None)
         ties: another score, which orders channels whose first one is equal; default: as they lie in the group.
 
     Returns:
-        Shares in [0, 1], shape (channels of all groups,), float64, on the CPU; 0 for channels that can't stay.
+        Shares in [0, 1], shape (channels of all groups,), float64, on the CPU; 0 for channels that can't stay, NaN for
+        those whose score is, which no order would show.
     """
     may_stay = context.may_stay
     place, counts = _places(score, ties, may_stay, context)
-    return torch.where(may_stay, (place + 1).double() / counts[context.group_of].clamp_min(1), 0.0)
+    share = (place + 1).double() / counts[context.group_of].clamp_min(1)
+    return torch.where(may_stay, share.masked_fill(score.detach().cpu().isnan(), torch.nan), 0.0)
 
 
 def globally(score: Tensor, context: StepContext) -> Tensor:
@@ -129,13 +131,14 @@ def rank_match(how_many: Tensor, which: Tensor, context: StepContext) -> Tensor:
         context: where the run is.
 
     Returns:
-        Scores, shape (channels of all groups,), float64, on the CPU; 0 for channels that can't stay.
+        Scores, shape (channels of all groups,), float64, on the CPU; 0 for channels that can't stay, NaN for those of
+        which one of the numbers is.
     """
     may_stay = context.may_stay
     score = torch.zeros(len(may_stay), dtype=torch.float64)
     by_number, by_identity = (_order(numbers, None, may_stay, context) for numbers in (how_many, which))
     score[by_identity] = how_many.detach().cpu().double()[by_number]
-    return score
+    return score.masked_fill(which.detach().cpu().isnan() & may_stay, torch.nan)
 
 
 def _order(numbers: Tensor, ties: Tensor | None, may_stay: Tensor, context: StepContext) -> Tensor:

@@ -100,6 +100,13 @@ def test_uniform_takes_the_same_fraction_of_every_group():
         assert score[span][mask].min() > score[span][~mask].max()
 
 
+def test_a_score_that_is_no_number_is_none_in_the_order_either():
+    context = of_network(Small(), X)
+    score = torch.tensor([1.0, float("nan"), 3.0, 2.0])
+    assert uniform(score, context).isnan().tolist() == [False, True, False, False]
+    assert rank_match(torch.ones(4), score, context).isnan().tolist() == [False, True, False, False]
+
+
 def test_equal_scores_are_ordered_by_another_one():
     context = of_network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), X)
     score, ties = torch.tensor([2.0, 2.0, 1.0, 2.0]), torch.tensor([0.3, 0.1, 0.9, 0.2])
