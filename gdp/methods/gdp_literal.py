@@ -38,7 +38,7 @@ class GDP(GlidingGates):
         gradient_interval: read the gradients every so many optimizer steps.
         cost: what the budget counts: "flops", or "latency", the time that every layer takes on this device.
         eps: of the smoothed L0 norm at the beginning and at the end of the window; annealed geometrically.
-        every: gates learn at every so many optimizer steps.
+        every: gates learn at every so many optimizer steps; a GPU waits there, as lambda is solved for on the CPU.
         rate: of the loss part of a step, where a typical gate gradient is 1.
         power: of the mean squared gate gradient that steps are divided by, in [0, 1]: 1 is a natural gradient, 0.5 what
             Adam does, 0 plain descent.

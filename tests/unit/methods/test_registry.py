@@ -1,5 +1,7 @@
 """Names of methods."""
 
+from pathlib import Path
+
 import pytest
 
 import gdp
@@ -23,3 +25,9 @@ def test_every_name_gives_a_class_whose_defaults_make_a_method():
     assert {"polar", "annealed"} <= set(gdp.methods.names())
     for name in gdp.methods.names():
         assert isinstance(gdp.methods.get(name)(), gdp.PruningMethod)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/method.md"])
+def test_every_name_stands_in_the_documents(document):
+    text = (Path(gdp.__file__).parents[1] / document).read_text()
+    assert [name for name in gdp.methods.names() if f"`{name}`" not in text and f'method="{name}"' not in text] == []
