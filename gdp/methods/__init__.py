@@ -31,7 +31,7 @@ from gdp.methods.purity import unchanged
 from gdp.methods.random import Random
 from gdp.methods.registry import get, names, resolve_method
 from gdp.methods.repetition import Repetition
-from gdp.methods.returned import check_factors, check_learned, check_penalty, check_state, check_vector
+from gdp.methods.returned import check_factors, check_learned, check_scalar, check_state, check_vector
 from gdp.methods.schedule import Schedule, Window
 from gdp.methods.sfp import SFP
 from gdp.methods.sgl import SGL
@@ -87,7 +87,7 @@ __all__ = [
     "check_learned",
     "check_method",
     "check_observe",
-    "check_penalty",
+    "check_scalar",
     "check_state",
     "check_value",
     "check_vector",

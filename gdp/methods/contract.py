@@ -15,7 +15,7 @@ from gdp.gates import Seen
 from gdp.methods.base import LearningBatches, MethodState, PruningMethod
 from gdp.methods.context import StepContext
 from gdp.methods.purity import pure
-from gdp.methods.returned import check_factors, check_learned, check_penalty, check_state, check_vector, wrong
+from gdp.methods.returned import check_factors, check_learned, check_scalar, check_state, check_vector, wrong
 
 SAMPLES = 101  # points of [0, 1] at which a gate function is looked at
 MOMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the window, whose temperatures are looked at
@@ -161,7 +161,7 @@ def _check_weights(method: PruningMethod, state: MethodState, context: StepConte
     """
     with torch.enable_grad():
         penalty = _asked(method, "penalty", context, state)
-    check_penalty(method, penalty)
+    check_scalar(method, "penalty", penalty)
     if penalty is not None and not bool(penalty.isfinite()):
         raise wrong(method, "penalty", "a finite number", str(float(penalty)))
     factors = _asked(method, "factors", context, state)

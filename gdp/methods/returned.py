@@ -49,19 +49,20 @@ def check_learned(method: PruningMethod, found: Any, before: MethodState, channe
     check_vector(method, "learn", found[1], channels)
 
 
-def check_penalty(method: PruningMethod, found: Any) -> None:
+def check_scalar(method: PruningMethod, member: str, found: Any) -> None:
     """Check that something is a scalar, or nothing.
 
     Args:
         method: that has returned it.
-        found: what `penalty` has returned.
+        member: of the method.
+        found: what it has returned.
 
     Raises:
         GDPError: it is something else.
     """
     if found is not None and not (isinstance(found, Tensor) and found.dim() == 0):
         what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)[:80]
-        raise wrong(method, "penalty", "a finite scalar tensor, or None", what)
+        raise wrong(method, member, "a scalar tensor, or None", what)
 
 
 def check_factors(method: PruningMethod, found: Any, channels: int) -> None:

@@ -17,6 +17,7 @@ from gdp.methods import (
     check_importance,
     check_learned,
     check_method,
+    check_scalar,
     check_state,
     check_vector,
     unchanged,
@@ -141,11 +142,7 @@ class MethodRun:
             GDPError: it is no scalar.
         """
         loss = self.method.forward_loss(self.state, seen, context)
-        if loss is not None and loss.dim():
-            raise GDPError(
-                f"Expected {type(self.method).__name__}.forward_loss to return a scalar tensor, or None, but got shape "
-                f"{tuple(loss.shape)}."
-            )
+        check_scalar(self.method, "forward_loss", loss)
         return loss
 
     def importance(self, context: StepContext) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Container
 import torch
 from torch import Tensor
 
-from gdp.methods import MethodState, PruningMethod, StepContext, check_factors, check_penalty
+from gdp.methods import MethodState, PruningMethod, StepContext, check_factors, check_scalar
 from gdp.utils import add_gradient
 
 
@@ -26,7 +26,7 @@ def add_penalty(
     with torch.enable_grad():
         every = [p for p in context.gates.model.parameters() if trained is None or id(p) in trained]
         penalty = method.penalty(state, context)
-        check_penalty(method, penalty)
+        check_scalar(method, "penalty", penalty)
         add_gradient(penalty, every, scale)
 
 

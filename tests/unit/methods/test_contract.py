@@ -165,7 +165,7 @@ LATER = {
     "step ": (writes_into_the_choice, "has changed context.keep_mask"),
     "update": (lambda self, state, gradient, context: {"new": gradient}, "the names of init_state"),
     "learn": (lambda self, state, gradient, context: context.gate_param, "a pair of state and x"),
-    "penalty": (lambda self, state, context: 3.0, "a finite scalar tensor"),
+    "penalty": (lambda self, state, context: 3.0, "a scalar tensor, or None"),
     "factors": (lambda self, state, context: {"scales": torch.ones(2)}, r"shape \(24,\)"),
     "finalize": (lambda self, state, context: context.gate_param * 0, "above 1/2 for channels that stay"),
 }

@@ -159,6 +159,9 @@ def test_a_loss_that_is_no_scalar_is_refused_by_name():
     pruner = pruner_of(small_net(), Vector())
     with forward_loss_added(pruner), pytest.raises(gdp.GDPError, match=r"Vector\.forward_loss.*scalar.*\(4, 4\)"):
         pruner.gates.model(X)
+    Vector.forward_loss = lambda self, state, seen, context: 3.0
+    with forward_loss_added(pruner), pytest.raises(gdp.GDPError, match=r"Vector\.forward_loss.*scalar.*got 3\.0"):
+        pruner.gates.model(X)
 
 
 def test_an_output_without_a_tensor_in_sight_is_refused():
