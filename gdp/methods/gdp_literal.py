@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +13,11 @@ from gdp.methods.base import CLOSED_BELOW, LearningBatches, MethodState
 from gdp.methods.context import StepContext
 from gdp.methods.gliding import GlidingGates
 from gdp.methods.polar import EMA_DECAY, sensitivity
+from gdp.methods.soft_flops import soft_flops, solve_multiplier, x_gradients, x_of
 
 FASTEST = 0.7  # what a gate's value is multiplied with, or divided by, at most, per step
 DAMPING = 1e-3  # of the squared gate gradient, in units of its mean
 TIE_BREAK = 1e-3  # by how much of x the squared gate gradient per FLOP may change the order of channels
-LARGEST = 1e30  # a multiplier with which every gate falls as fast as it may
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,11 @@ class GDP(GlidingGates):
 
     Own: (1) Steps are divided by the mean squared gate gradient of the channel (a diagonal natural gradient). Plain
     descent closes one residual stream almost alone, and so does Adam's scale (docs/method.md). eps begins low, so that
-    few gates are half open at a time. (2) The multiplier is
-    solved for at every step, such that F of the moved gates is what the schedule allows, as far as gates may move.
-    (3) A channel that is among the chosen ones keeps a value of at least 1/2, so no group falls below what the budget
-    leaves it. (4) A value changes by less than a third per step; what fell below 0.01, and is not chosen, becomes 0.
-    (5) Channels are chosen by x, by the squared gate gradient per FLOP where x agree; in the last `closing` steps gates
-    glide to 0 or 1.
+    few gates are half open at a time. (2) The multiplier is solved for at every step, such that F of the moved gates is
+    what the schedule allows, as far as gates may move. (3) A channel that is among the chosen ones keeps a value of at
+    least 1/2, so no group falls below what the budget leaves it. (4) A value changes by less than a third per step;
+    what fell below 0.01, and is not chosen, becomes 0. (5) Channels are chosen by x, by the squared gate gradient per
+    FLOP where x agree; in the last `closing` steps gates glide to 0 or 1.
 
     Raises:
         GDPError: an option is out of range.
@@ -132,75 +130,3 @@ class GDP(GlidingGates):
             return super().step(state, context)
         x = context.gate_param
         return torch.where(~context.chosen & (polar_gate(x, context.temperature) < CLOSED_BELOW), 0.0, x)
-
-
-def x_gradients(x: Tensor, gradient: Tensor, context: StepContext) -> tuple[Tensor, Tensor]:
-    """Return the derivatives of the loss and of the FLOPs, as a fraction of the dense ones, by x; 0 where x is 0.
-
-    Args:
-        x: of every gate, shape (channels of all groups,), float64, on the CPU.
-        gradient: `g_c * dL/dg_c` of every channel, of the same kind.
-        context: where the run is.
-    """
-    eps = context.temperature
-    slope = torch.where(x > 0, 2 * eps / (x.clamp_min(1e-30) * (x * x + eps)), 0.0)  # d log g / dx
-    value = polar_gate(x, eps)
-    marginal = context.cost.marginal(_sums(value, context))[context.group_of] / context.cost.dense
-    return slope * gradient, slope * value * marginal
-
-
-def x_of(value: Tensor, eps: float) -> Tensor:
-    """Return the x of gates with these values, the inverse of `polar_gate`.
-
-    Args:
-        value: of every gate, in [0, 1].
-        eps: of the smoothed L0 norm.
-    """
-    return (eps * value / (1 + eps - value)).sqrt()
-
-
-def soft_flops(x: Tensor, context: StepContext) -> float:
-    """Return the bilinear FLOPs of the sums of gates, as a fraction of the dense FLOPs.
-
-    Args:
-        x: of every gate, shape (channels of all groups,), float64, on the CPU.
-        context: where the run is.
-    """
-    return context.cost.expected(_sums(polar_gate(x, context.temperature), context)) / context.cost.dense
-
-
-def _sums(value: Tensor, context: StepContext) -> Tensor:
-    """Return the sum of gates per group, shape (groups,).
-
-    Args:
-        value: of every gate, shape (channels of all groups,), float64.
-        context: where the run is.
-    """
-    return torch.zeros(len(context.cost.sizes), dtype=value.dtype).index_add_(0, context.group_of, value)
-
-
-def solve_multiplier(flops: Callable[[float], float], allowed: float, last: float) -> float:
-    """Return the least multiplier, but for a thousandth, with which the moved gates cost no more than is allowed.
-
-    Where gates can't get there in one step, half of what the fastest step would give is aimed at, so that there are
-    still gates which fall faster than others.
-
-    Args:
-        flops: of the moved gates by multiplier, falling.
-        allowed: by the schedule, in the same unit.
-        last: the multiplier of the step before, to begin with.
-    """
-    without = flops(0.0)
-    if without <= allowed:
-        return 0.0
-    aim = max(allowed, (without + flops(LARGEST)) / 2)
-    high = max(last, 1e-6)
-    while high > 1e-9 and flops(high / 4) <= aim:
-        high /= 4
-    while flops(high) > aim:
-        high *= 4
-    low = high / 4
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (low, middle) if flops(middle) <= aim else (middle, high)
-    return high

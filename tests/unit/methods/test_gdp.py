@@ -11,7 +11,8 @@ from torch.nn import functional as F
 import gdp
 from gdp.gates import gate_gradients, polar_gate
 from gdp.methods import GDP
-from gdp.methods.gdp_literal import FASTEST, soft_flops, solve_multiplier, x_gradients, x_of
+from gdp.methods.gdp_literal import FASTEST
+from gdp.methods.soft_flops import soft_flops, solve_multiplier, x_gradients, x_of
 
 INPUT = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
