@@ -6,6 +6,8 @@ import torch
 from helpers.paths import ROOT
 from helpers.training import Data, Lit, images, loader, small_net
 
+import gdp
+
 README = (ROOT / "README.md").read_text()
 
 
@@ -38,3 +40,9 @@ def test_what_the_readme_names_is_there():
     for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (ROOT / link).exists(), link
     assert "<!--" not in README and "gdp: what is left" in README
+
+
+def test_the_table_of_methods_has_every_name_once():
+    table = README[README.index("| `method=` |") : README.index("Numbers are those of arXiv")]
+    cells = [line.split("|")[1] for line in table.splitlines()[2:] if line]
+    assert sorted(re.findall(r'`"([a-z0-9]+)"`', " ".join(cells))) == gdp.methods.names()
