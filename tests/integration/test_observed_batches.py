@@ -3,6 +3,7 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers.features import works
 from helpers.looking_methods import ByActivity, ByClass, Shown
 from helpers.training import Lit, images, loader, trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
@@ -71,6 +72,7 @@ def assert_same(lit, other):
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in lit.state_dict().items())
 
 
+@works("Methods", "methods that observe batches", "beside training, which goes on bit for bit as without")
 @pytest.mark.parametrize("kw", [{}, {"accumulate_grad_batches": 3}], ids=["", "accumulated"])
 def test_a_run_that_observes_and_does_not_use_it_equals_one_that_does_not_bit_for_bit(kw):
     one, pruning, run = fit(gdp.Polar(), Busy, Record, data=loader(shuffle=True), **kw)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.digits import LitDigits, fit_digits
+from helpers.features import works
 from helpers.training import two_processes
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import MixedPrecision
@@ -13,6 +14,7 @@ TARGET = 0.4
 
 
 @pytest.mark.slow
+@works("Methods", "every published method (`gdp.methods.names()`)", "target met exactly, resumed bit for bit")
 @pytest.mark.parametrize("name", gdp.methods.names())
 def test_a_run_meets_the_target_exactly_and_a_resumed_one_equals_it_bit_for_bit(name, tmp_path):
     pruning, save = gdp.GDPCallback(TARGET, method=name), ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
@@ -30,6 +32,7 @@ def test_a_run_meets_the_target_exactly_and_a_resumed_one_equals_it_bit_for_bit(
 
 
 @pytest.mark.slow
+@works("Methods", "every published method with DDP", "all processes decide alike")
 def test_two_processes_decide_alike_whatever_the_method(tmp_path):
     first, second = two_processes("ddp_methods_script.py", tmp_path)
     assert first.keys() == second.keys() == set(gdp.methods.names())
@@ -62,6 +65,7 @@ STRONG = {"start": 0.2, "end": 0.9}  # a window of which most lies in a run of e
 
 
 @pytest.mark.slow
+@works("Methods", "penalties of methods", "equal to the same one in `training_step`, with accumulation and scalers")
 @pytest.mark.parametrize("kind", ["accumulated", "scaled"])
 @pytest.mark.parametrize("name", WITH_PENALTY)
 def test_a_penalty_equals_the_same_one_in_training_step(name, kind):
