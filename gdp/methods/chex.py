@@ -71,7 +71,7 @@ class CHEX(GlidingGates):
         scales, count = by_channel(context, "scales", torch.abs).cpu().double(), entry_counts(context, "scales").cpu()
         how_many = torch.where(count > 0, scales / count.clamp_min(1), relative(norm, context))
         kept, lots, writers = _staying(how_many, context), self._lots(context), _writers(context)
-        share = self.regrow * (1 + math.cos(math.pi * context.window.progress(context.steps))) / 2
+        share = self.regrow * (1 + math.cos(math.pi * context.window.budget_progress(context.steps))) / 2
 
         which = norm.cpu().double()
         for channels, filters in matrices(context, "writes"):

@@ -1,4 +1,4 @@
-"""DAIS to the letter (Guan et al., arXiv 2011.02166): indicators that learn by its terms alone."""
+"""DAIS by its own terms (Guan et al., arXiv 2011.02166): indicators that learn by nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GDP to the letter (Guo et al., ICCV 2021, arXiv 2109.02220): gates learn from loss and FLOPs while weights train."""
+"""GDP by its own terms (Guo et al., arXiv 2109.02220): gates learn from loss and FLOPs while weights train."""
 
 from __future__ import annotations
 

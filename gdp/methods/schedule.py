@@ -25,7 +25,7 @@ class Window(NamedTuple):
     closing: int
     selection_interval: int
 
-    def progress(self, step: int) -> float:
+    def budget_progress(self, step: int) -> float:
         """Return how much of the way to the target should have been gone, in [0, 1].
 
         Args:

@@ -24,7 +24,7 @@ def is_observation_due(run: RunState) -> bool:
     window = run.window
     overdue = step > window.start and run.last_selection_step < window.last_due_step(step)
     due = step if overdue else window.next_due_step(step)
-    chosen = run.budget.allowed(window.progress(due)) < run.selected_fraction
+    chosen = run.budget.allowed(window.budget_progress(due)) < run.selected_fraction
     return due - step < batches and chosen
 
 

@@ -108,7 +108,7 @@ class RunState:
     @property
     def allowed(self) -> float:
         """Fraction of the dense FLOPs (or time) that the schedule allows now."""
-        return self.budget.allowed(self.window.progress(self.steps))
+        return self.budget.allowed(self.window.budget_progress(self.steps))
 
     @property
     def context(self) -> StepContext:

@@ -1,4 +1,4 @@
-"""DAIS to the letter: its temperature, its budget, and nothing that is our own in what indicators learn."""
+"""DAIS by its own terms: its temperature, its budget, and nothing that is our own in what indicators learn."""
 
 import pytest
 import torch

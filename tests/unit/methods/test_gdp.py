@@ -1,4 +1,4 @@
-"""GDP to the letter: what gates descend, the multiplier that the budget solves for, zeros and the guard."""
+"""GDP by its own terms: what gates descend, the multiplier that the budget solves for, zeros and the guard."""
 
 from dataclasses import replace
 
