@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gdp.errors import GDPError
-from gdp.lightning.module_hooks import extend_once
+from gdp.lightning.module_hooks import once_seen
 from gdp.lightning.network import is_compiled_around
 from gdp.lightning.protected_step import first_pass
 from gdp.methods import PruningMethod
@@ -53,18 +54,11 @@ class MethodPasses:
             module: the LightningModule.
             pruner: of the run.
         """
-
-        def on_train_batch_start(original: Callable[..., Any], batch: Any, batch_idx: int) -> Any:
-            response = original(batch, batch_idx)
-            if response != -1:  # else the batch is left out
-                self._begin(trainer, module, pruner, batch, batch_idx)
-            return response
-
         self.end_batch()
         method = pruner.method
         looks = not self._checked and (method.observed_batches > 0 or method.needs_labels)
         if not pruner.done and (method.adds_loss or looks or pruner.wants_observation):
-            self._batch.callback(extend_once(module, on_train_batch_start))
+            self._batch.callback(once_seen(module, partial(self._begin, trainer, module, pruner)))
 
     def _begin(self, trainer: Any, module: Any, pruner: Pruner, batch: Any, batch_idx: int) -> None:
         """Let the method observe a batch, if it is due, and add its loss from now on.

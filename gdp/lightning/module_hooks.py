@@ -35,3 +35,20 @@ def extend_once(module: nn.Module, extension: Callable[..., Any]) -> Callable[[]
     extended.retired, extended.before = False, before
     vars(module)[name] = extended
     return restore
+
+
+def once_seen(module: nn.Module, then: Callable[[Any, int], None]) -> Callable[[], None]:
+    """Do something when all hooks have seen the batch that is about to start; return what cancels it.
+
+    Args:
+        module: the LightningModule.
+        then: is called with the batch and its number, unless a hook has the batch left out.
+    """
+
+    def on_train_batch_start(original: Callable[..., Any], batch: Any, batch_idx: int) -> Any:
+        response = original(batch, batch_idx)
+        if response != -1:  # which leaves the batch out
+            then(batch, batch_idx)
+        return response
+
+    return extend_once(module, on_train_batch_start)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from gdp.errors import GDPError
 from gdp.lightning.compat import rank_zero_info, rank_zero_warn, rebuild_ddp
-from gdp.lightning.module_hooks import extend_once
+from gdp.lightning.module_hooks import once_seen
 from gdp.lightning.protected_step import protected_loss, put_back
 from gdp.pruning import Pruner
 from gdp.surgery import StepTrial, try_step
@@ -43,16 +44,8 @@ class TrainingTrial:
             pruner: of the run.
             hooks: restores the hooks of the module.
         """
-
-        def on_train_batch_start(original: Callable[..., Any], batch: Any, batch_idx: int) -> Any:
-            response = original(batch, batch_idx)
-            if response != -1:  # else the batch is left out
-                self._due = False
-                self._run(trainer, module, pruner, batch, batch_idx)
-            return response
-
         if self._due and pruner.steps == 0 and module.automatic_optimization:
-            hooks.callback(extend_once(module, on_train_batch_start))
+            hooks.callback(once_seen(module, partial(self._run, trainer, module, pruner)))
 
     def _run(self, trainer: Any, module: Any, pruner: Pruner, batch: Any, batch_idx: int) -> None:
         """Make the trial, and hold open what has to stay.
@@ -67,6 +60,7 @@ class TrainingTrial:
         Raises:
             GDPError: the target is out of reach with what has to stay.
         """
+        self._due = False
         try:
             trial = _tried(trainer, module, pruner, batch, batch_idx)
         finally:
