@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gdp.graph import ChannelGraph
+from gdp.graph import Axis, ChannelGraph
 from gdp.utils import CONV, get_module, named_tensors
 
 Role = Literal["writes", "reads", "scales", "shifts"]
@@ -145,6 +145,27 @@ class _Squares(torch.autograd.Function):
         return (parameter * (2 * gradient).view(ctx.shape)).to(parameter.dtype), None
 
 
+def channel_of_entries(
+    graph: ChannelGraph, axes: Iterable[tuple[Axis, slice]], none: int
+) -> dict[tuple[str, int], Tensor]:
+    """Return the channel of every entry along dimensions of tensors in the dense network.
+
+    Args:
+        graph: what `gdp.trace` found in it.
+        axes: the dimensions, each with the places of its group in vectors of all channels.
+        none: stands for entries that belong to no channel.
+
+    Returns:
+        By plain name and dimension, a vector of the tensor's size along it.
+    """
+    index: dict[tuple[str, int], Tensor] = {}
+    for axis, span in axes:
+        size = graph.shapes[axis.tensor][axis.dim]
+        entry = index.setdefault((axis.tensor, axis.dim), torch.full((size,), none))
+        entry[axis.index] = torch.arange(span.start, span.stop)[:, None].expand_as(axis.index)
+    return index
+
+
 def find_channel_tensors(
     model: nn.Module, graph: ChannelGraph, spans: dict[str, slice], removed: Tensor
 ) -> dict[Role, tuple[ChannelTensor, ...]]:
@@ -157,15 +178,9 @@ def find_channel_tensors(
         removed: the channels that were cut out of the network, one bool per channel of all groups.
     """
     # the channel of every entry along every dimension in the dense network
-    index: dict[tuple[str, int], Tensor] = {}
-    reads: set[tuple[str, int]] = set()
-    for group in graph.groups:
-        channels = torch.arange(spans[group.name].start, spans[group.name].stop)
-        reads.update((axis.tensor, axis.dim) for axis in group.reads)
-        for axis in group.tensors:
-            size = graph.shapes[axis.tensor][axis.dim]
-            entry = index.setdefault((axis.tensor, axis.dim), torch.full((size,), len(removed)))
-            entry[axis.index] = channels[:, None].expand_as(axis.index)
+    every = ((axis, spans[group.name]) for group in graph.groups for axis in group.tensors)
+    index = channel_of_entries(graph, every, len(removed))
+    reads = {(axis.tensor, axis.dim) for group in graph.groups for axis in group.reads}
 
     # the entries that are there now, and each parameter once, however many names it has
     stays = torch.cat([~removed, torch.ones(1, dtype=torch.bool)])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gdp.errors import GDPError
+from gdp.gates.channel_tensors import channel_of_entries
 from gdp.gates.gated_layers import WeightView, gate_layer, make_plain
 from gdp.graph import ChannelGraph
 from gdp.utils import GATE_SUFFIX, named_tensors, parameter_shapes, under_plain_names
@@ -84,13 +85,8 @@ def find_gated_weights(
         spans: the places of every group in the flat vector of all gates.
         always_open: the place in it of the gate that is always open.
     """
-    index: dict[tuple[str, int], Tensor] = {}
-    for group in graph.groups:
-        channels = torch.arange(spans[group.name].start, spans[group.name].stop)
-        for axis in group.reads:
-            size = graph.shapes[axis.tensor][axis.dim]
-            entry = index.setdefault((axis.tensor, axis.dim), torch.full((size,), always_open))
-            entry[axis.index] = channels[:, None].expand_as(axis.index)
+    reads = ((axis, spans[group.name]) for group in graph.groups for axis in group.reads)
+    index = channel_of_entries(graph, reads, always_open)
 
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():

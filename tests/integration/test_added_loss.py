@@ -40,7 +40,9 @@ class Written(Smooth):
         return loss + penalty_of([found.tensor for found in seen[0].activations], seen[0].output, WEIGHT)
 
 
-class Manual(Smooth):
+class StepsByItself:
+    """Makes a module optimize manually."""
+
     def __init__(self):
         super().__init__()
         self.automatic_optimization = False
@@ -52,16 +54,10 @@ class Manual(Smooth):
         optimizer.step()
 
 
-class WrittenManual(Written):
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
+class Manual(StepsByItself, Smooth): ...
 
-    def training_step(self, batch, batch_idx):
-        loss, optimizer = super().training_step(batch, batch_idx), self.optimizers()
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
+
+class WrittenManual(StepsByItself, Written): ...
 
 
 def fit(make, method, *callbacks, epochs=3, path=None, **kw):
